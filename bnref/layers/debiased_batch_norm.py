@@ -1,0 +1,44 @@
+"""Question 2, remembered how: an exponential average in which the start value has no part."""
+
+import keras
+
+from bnref.layers.batch_norm import BatchNorm
+from bnref.population import debiased_weight
+
+__all__ = ["DebiasedBatchNorm"]
+
+
+@keras.saving.register_keras_serializable(package="bnref")
+class DebiasedBatchNorm(BatchNorm):
+    r"""Batch normalization whose exponential average is right from the first step on.
+
+    .. math:: P_t = \frac{\sum_{k=1}^t (1-\rho)\rho^{t-k} B_k}{1 - \rho^t}
+
+    Answers **question 2, remembered how?**, differently: the average starts at zero and is divided
+    by the weight it has gathered, 1 − ρᵗ, so that after one batch the population is that batch.
+    Shapes, arguments and errors are those of `BatchNorm`.
+
+    Attributes
+    ----------
+    updates : variable, shape ()
+        t, the number of batches remembered.
+
+    Notes
+    -----
+    The correction of Adam (Kingma & Ba 2015, arXiv 1412.6980, section 3), and ``zero_debias`` of
+    TensorFlow 1's moving averages. Kept as the average itself, with the weight of
+    `bnref.population.debiased_weight`. Before the first update the population is 0 and 1.
+    """
+
+    def build(self, input_shape):
+        """Create the count of updates besides the base's variables."""
+        super().build(input_shape)
+        self.updates = self.add_weight(
+            shape=(), name="updates", initializer="zeros", trainable=False, dtype="int32"
+        )
+
+    def update_population(self, moments):
+        """Remembered how? By an exponential average divided by the weight it has gathered."""
+        self.updates.assign_add(1)
+        weight = debiased_weight(self.updates.value, momentum=self.momentum)
+        self.remember(moments, weight=weight)

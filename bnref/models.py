@@ -1,0 +1,78 @@
+"""The small networks of the pages. Each takes ``norm``, which makes a normalization layer.
+
+``norm`` is called without arguments once for each place: ``norm=bnref.BatchNorm``,
+``norm=lambda: bnref.BatchNorm(momentum=0.9)``, or None for no normalization.
+"""
+
+import keras
+
+__all__ = ["perceptron", "two_convolutions"]
+
+
+def two_convolutions(
+    norm, *, image_shape=(28, 28, 1), filters=(32, 64), units=1024, dropout=0.5, classes=10,
+    norm_on_logits=False,
+):  # fmt: skip
+    """The network of the post "with and without": two 5×5 convolutions and one wide layer.
+
+    Normalization stands before the activation of the second convolution and of the wide layer,
+    where the post has it; in the post it stands on the logits too (`norm_on_logits`).
+
+    Parameters
+    ----------
+    norm : callable or None
+    image_shape : (H, W, C)
+    filters : (int, int)
+    units, classes : int
+    dropout : float, 0 ≤ dropout < 1
+        The share of the wide layer's units that is dropped in training.
+
+    Returns
+    -------
+    keras.Model
+        From images (N, H, W, C) to logits (N, classes). Its weights come from Keras's random state:
+        call ``keras.utils.set_random_seed`` first.
+    """
+    _check_norm(norm)
+    layers = [keras.Input(image_shape)]
+    for index, width in enumerate(filters):
+        layers.append(keras.layers.Conv2D(width, 5, padding="same"))
+        layers += [norm()] if norm and index else []
+        layers += [keras.layers.ReLU(), keras.layers.MaxPooling2D()]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(units)]
+    layers += [norm()] if norm else []
+    layers += [keras.layers.ReLU(), keras.layers.Dropout(dropout), keras.layers.Dense(classes)]
+    layers += [norm()] if norm and norm_on_logits else []
+    return keras.Sequential(layers)
+
+
+def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu"):
+    """Fully connected layers, each normalized before its activation.
+
+    Parameters
+    ----------
+    norm : callable or None
+    inputs : tuple
+        The shape of one input; it is flattened.
+    units : sequence of int
+    outputs : int
+    activation : str
+        Of the hidden layers, by its Keras name; the outputs are linear.
+
+    Returns
+    -------
+    keras.Model
+        From (N, *inputs) to (N, outputs).
+    """
+    _check_norm(norm)
+    layers = [keras.Input(inputs), keras.layers.Flatten()]
+    for width in units:
+        layers.append(keras.layers.Dense(width))
+        layers += [norm()] if norm else []
+        layers.append(keras.layers.Activation(activation))
+    return keras.Sequential([*layers, keras.layers.Dense(outputs)])
+
+
+def _check_norm(norm):
+    if norm is not None and not callable(norm):
+        raise ValueError(f"norm must be None or a callable that makes a layer; received {norm!r}")

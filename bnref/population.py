@@ -1,0 +1,170 @@
+r"""Population statistics: three running averages as weights, and Precise BN.
+
+The running averages differ in one number only, the weight :math:`w_t` that the t-th batch gets in
+:math:`P \leftarrow (1 - w_t) P + w_t B`. `recompute` throws the running average away and takes the
+statistics of the final weights from fresh batches.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = [
+    "corrected",
+    "cumulative_weight",
+    "debiased_weight",
+    "exponential_weight",
+    "pooled",
+    "recompute",
+]
+
+
+def exponential_weight(update, *, momentum):
+    """Weight 1 − ρ, the same for every batch; the start value keeps the weight ρᵗ.
+
+    ``update`` counts from 1 and does not matter here; it is taken so that the three averages
+    can be exchanged for one another. Keras, PyTorch and Lasagne average like this.
+    """
+    return tf.fill(tf.shape(update), tf.constant(1 - momentum, tf.float32))
+
+
+def debiased_weight(update, *, momentum):
+    r"""Weight (1 − ρ)/(1 − ρᵗ): an exponential average in which the start value has no part.
+
+    Equal to the zero-start average divided by 1 − ρᵗ (Kingma & Ba 2015, arXiv 1412.6980,
+    section 3; ``zero_debias`` in TensorFlow 1). It goes from 1/t for small t to 1 − ρ.
+    """
+    log = math.log(momentum) if momentum else -math.inf
+    # expm1 keeps the digits that 1 − ρᵗ loses in float32 when ρ is close to 1.
+    return tf.math.expm1(log) / tf.math.expm1(tf.cast(update, tf.float32) * log)
+
+
+def cumulative_weight(update):
+    """Weight 1/t: the plain mean of all batches so far (PyTorch's ``momentum=None``)."""
+    return 1 / tf.cast(update, tf.float32)
+
+
+def pooled(counts, means, variances):
+    r"""Moments of all examples of all batches together, whatever the sizes of the batches.
+
+    .. math:: \mu = \frac{\sum_i n_i \mu_i}{\sum_i n_i}, \qquad
+              \sigma^2 = \frac{\sum_i n_i\,(\sigma_i^2 + (\mu_i - \mu)^2)}{\sum_i n_i}
+
+    Assumes that every example comes from the same distribution, and no more: the same examples
+    split differently give the same result. Equal to the paper's pooled E[x²] − E[x]², without the
+    cancellation.
+
+    Parameters
+    ----------
+    counts : array, shape (K,)
+    means, variances : array, shape (K, C)
+        Mean and biased variance of each of K batches.
+
+    Returns
+    -------
+    mean, variance : array, shape (C,)
+
+    Notes
+    -----
+    Wu & Johnson 2021, arXiv 2105.07576, section 3 and appendix.
+    """
+    weights = (counts / np.sum(counts))[:, None]
+    mean = np.sum(weights * means, 0)
+    return mean, np.sum(weights * (variances + np.square(means - mean)), 0)
+
+
+def corrected(counts, means, variances):
+    r"""Mean of the means, and of the Bessel-corrected variances.
+
+    .. math:: \mu = \frac1K\sum_i \mu_i, \qquad
+              \sigma^2 = \frac1K\sum_i \frac{n_i}{n_i - 1}\,\sigma_i^2
+
+    Assumes that the values in a batch are independent: where they are not (neighbouring pixels,
+    frames of one utterance) the variance between the batches is missing. Parameters and results
+    as for `pooled`; a batch of one value a channel is refused.
+
+    Notes
+    -----
+    Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 2, step 10.
+    """
+    if np.min(counts) < 2:
+        raise ValueError("variance='corrected' divides by n − 1; a batch had one value a channel")
+    factor = (counts / (counts - 1))[:, None]
+    return np.mean(means, 0), np.mean(factor * variances, 0)
+
+
+ESTIMATORS = {"pooled": pooled, "corrected": corrected}
+
+
+def recompute(model, batches, *, variance="pooled"):
+    """Replace the population statistics by those of ``batches`` under the present weights.
+
+    Precise BN: every batch passes through the model in training mode (dropout on, batch
+    statistics in every layer) while the batch moments of each layer are collected; then the
+    population of each layer is set to their combination. Nothing is assigned before the last
+    batch has passed, so an error leaves the model as it was.
+
+    Parameters
+    ----------
+    model : keras.Model
+        With at least one bnref layer that updates its population (a frozen layer does not, and
+        keeps what it has).
+    batches : iterable
+        Each item is passed as ``model(batch, training=True)``: inputs only, no labels.
+    variance : {"pooled", "corrected"}
+        Which estimator: `pooled` or `corrected`.
+
+    Returns
+    -------
+    int
+        The number of layers whose population was replaced.
+
+    Raises
+    ------
+    ValueError
+        Unknown `variance`, no batch, no layer to replace, or moments that are not finite.
+
+    Notes
+    -----
+    Wu & Johnson 2021, arXiv 2105.07576, section 3.
+    """
+    if variance not in ESTIMATORS:
+        raise ValueError(f"variance must be one of {sorted(ESTIMATORS)}; received {variance!r}")
+    collected = _collect(model, batches)
+    estimates = {}
+    for layer, rows in collected.items():
+        counts, means, variances = (np.array(column, "float64") for column in zip(*rows, strict=1))
+        estimate = ESTIMATORS[variance](counts, means, variances)
+        if not np.isfinite(estimate).all():
+            raise ValueError(f"batches gave moments that are not finite in layer {layer.name!r}")
+        estimates[layer] = estimate
+    for layer, (mean, var) in estimates.items():
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(var)
+    return len(estimates)
+
+
+def _collect(model, batches):
+    """The (count, mean, variance) of every batch for every layer that updates a population."""
+    # Keras offers no public walk through nested models and the layers inside layers.
+    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "update_population")]
+    rows = {layer: [] for layer in layers}
+    try:
+        for layer in layers:
+            # Another answer to "remembered how?", for the time being and for this layer alone.
+            layer.update_population = lambda moments, keep=rows[layer].append: keep(
+                (moments.count.numpy(), moments.mean.numpy(), moments.variance.numpy())
+            )
+        number = 0
+        for number, batch in enumerate(batches, start=1):  # noqa: B007
+            model(batch, training=True)
+    finally:
+        for layer in layers:
+            del layer.update_population
+    if not number:
+        raise ValueError("batches must hold at least one batch; received none")
+    rows = {layer: kept for layer, kept in rows.items() if kept}
+    if not rows:
+        raise ValueError("model must have a bnref layer that updates its population; found none")
+    return rows
