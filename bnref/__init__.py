@@ -1,6 +1,18 @@
 """Batch normalization in TensorFlow: every variant, every pitfall, shown by experiment."""
 
-from bnref.layers import BatchNorm
+from bnref import datasets, devices, functional, models, population, records, training
+from bnref.layers import BatchNorm, CumulativeBatchNorm, DebiasedBatchNorm
 
 __version__ = "0.1.0"
-__all__ = ["BatchNorm"]
+__all__ = [
+    "BatchNorm",
+    "CumulativeBatchNorm",
+    "DebiasedBatchNorm",
+    "datasets",
+    "devices",
+    "functional",
+    "models",
+    "population",
+    "records",
+    "training",
+]

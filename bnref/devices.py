@@ -1,0 +1,157 @@
+"""Devices for a page to run on: GPUs where there are some, logical CPU devices elsewhere.
+
+A logical CPU device is a slice of the same processor that TensorFlow treats as a device of its
+own. It makes nothing faster; it lets code for several replicas run, and be checked, anywhere.
+
+Environment variables
+---------------------
+BNREF_SCALE
+    ``quick`` or ``full``, the size of the experiments; see `scale`.
+"""
+
+import os
+import platform
+from collections import Counter
+from numbers import Integral
+
+import tensorflow as tf
+
+__all__ = ["configure", "cores", "describe", "kind", "replicas", "scale"]
+
+_DEFAULT_CPUS = 8
+
+
+def configure(*, cpus: int = _DEFAULT_CPUS) -> None:
+    """Split the processor into logical CPU devices, before TensorFlow's first operation.
+
+    Calling it again is harmless: it does nothing where there are already `cpus` devices or more.
+
+    Parameters
+    ----------
+    cpus : int
+        The number of logical CPU devices wanted, 1 or more.
+
+    Raises
+    ------
+    TypeError
+        If `cpus` is not an integer.
+    ValueError
+        If `cpus` is less than 1.
+    RuntimeError
+        If TensorFlow has already started with fewer logical CPU devices.
+    """
+    _check_count("cpus", cpus)
+    if _logical_cpus() >= cpus:
+        return
+    processor = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration() for _ in range(cpus)]
+    try:
+        tf.config.set_logical_device_configuration(processor, parts)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"cpus: {cpus} logical CPU devices were asked for, but TensorFlow has already started "
+            f"with {_logical_cpus()} and cannot add more; call bnref.devices.configure(cpus={cpus})"
+            " before the first TensorFlow operation"
+        ) from error
+
+
+def replicas(count: int) -> list[str]:
+    """Names of `count` TensorFlow devices, one a replica.
+
+    They are GPUs where TensorFlow sees at least `count` of them, else logical CPU devices: one
+    kind or the other, because replicas of mixed kinds wait for the slowest. Logical CPU devices
+    are configured if there are too few, eight or `count` of them, whichever is more.
+
+    Parameters
+    ----------
+    count : int
+        The number of replicas, 1 or more.
+
+    Returns
+    -------
+    list of str
+        Such as ``["GPU:0", "GPU:1"]`` or ``["CPU:0"]``, accepted by ``tf.device`` and by
+        ``tf.distribute.MirroredStrategy``.
+
+    Raises
+    ------
+    TypeError
+        If `count` is not an integer.
+    ValueError
+        If `count` is less than 1.
+    RuntimeError
+        If TensorFlow has already started with fewer devices; see `configure`.
+    """
+    _check_count("count", count)
+    if len(tf.config.get_visible_devices("GPU")) >= count:
+        return [f"GPU:{index}" for index in range(count)]
+    # Asked here too, so that eight are not demanded of a process that has started with enough.
+    if _logical_cpus() < count:
+        configure(cpus=max(count, _DEFAULT_CPUS))
+    return [f"CPU:{index}" for index in range(count)]
+
+
+def kind() -> str:
+    """Return ``"GPU"`` where TensorFlow sees at least one, else ``"CPU"``."""
+    return "GPU" if tf.config.get_visible_devices("GPU") else "CPU"
+
+
+def describe() -> str:
+    """Describe what TensorFlow can run on, in one line and without starting TensorFlow.
+
+    Returns
+    -------
+    str
+        Such as ``"8 logical CPU devices on 2 cores, x86_64"``, after the names of the GPUs
+        where there are some: replicas are CPUs even there if more are asked for than GPUs.
+    """
+    cpus = _logical_cpus()
+    processor = (
+        f"{cpus} logical CPU device{'s' if cpus > 1 else ''} on {cores()} "
+        f"core{'s' if cores() > 1 else ''}, {platform.machine()}"
+    )
+    names = Counter(
+        tf.config.experimental.get_device_details(gpu).get("device_name", "a GPU without a name")
+        for gpu in tf.config.get_visible_devices("GPU")
+    )
+    gpus = [name if number == 1 else f"{number} x {name}" for name, number in names.items()]
+    return "; ".join([*gpus, processor])
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use; a container can allow fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def scale() -> str:
+    """Return the size of the experiments, ``"quick"`` or ``"full"``.
+
+    The environment variable BNREF_SCALE decides. Where it is unset or empty, the scale is full
+    where TensorFlow sees a GPU and quick elsewhere.
+
+    Raises
+    ------
+    ValueError
+        If BNREF_SCALE is anything else.
+    """
+    wanted = os.environ.get("BNREF_SCALE")
+    if not wanted:
+        return "full" if kind() == "GPU" else "quick"
+    if wanted not in ("quick", "full"):
+        raise ValueError(f"BNREF_SCALE is {wanted!r}; accepted are 'quick' and 'full', or unset")
+    return wanted
+
+
+def _check_count(name, value):
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, 1 or more; received {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be 1 or more; received {value!r}")
+
+
+def _logical_cpus():
+    # Read from the configuration: listing logical devices would start TensorFlow, and fix them.
+    processor = tf.config.list_physical_devices("CPU")[0]
+    return len(tf.config.get_logical_device_configuration(processor) or [processor])

@@ -1,0 +1,117 @@
+"""Decide which pages must run: a key over all that can change what a page shows.
+
+A gallery page runs again when its script, a recorded result it reads, the package's sources, the
+pinned versions, Python, the scale, the kind of device or the data it would be built with change.
+sphinx-gallery itself looks at the script alone; where the key beside its generated page differs,
+the mark that calls the page finished is removed.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCALES = ("quick", "full")
+KEPT_NOTEBOOK_CACHES = 4
+
+
+def device_kind():
+    """GPU where TensorFlow sees one, else CPU; asks TensorFlow only where a GPU may be."""
+    known = os.environ.get("BNREF_DEVICE")
+    if known:
+        return known
+    nodes = ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"]
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or not any(Path(node).exists() for node in nodes):
+        return "CPU"
+    code = "from bnref import devices; print(devices.kind())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()[-1]
+
+
+def scale():
+    """``BNREF_SCALE``, or full on a GPU and quick elsewhere."""
+    wanted = os.environ.get("BNREF_SCALE") or ("full" if device_kind() == "GPU" else "quick")
+    if wanted not in SCALES:
+        sys.exit(f"BNREF_SCALE must be one of {', '.join(SCALES)}; received {wanted!r}")
+    return wanted
+
+
+def environment_key(root=ROOT):
+    """Digest of everything that all pages share."""
+    digest = hashlib.sha256()
+    for path in [*sorted((root / "bnref").rglob("*.py")), root / ".ci" / "constraints.txt"]:
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    digest.update("\0".join([python, scale(), device_kind(), *data_sources(root)]).encode())
+    return digest.hexdigest()
+
+
+def data_sources(root=ROOT):
+    """For each data set, where it would be read from now."""
+    # Loaded as a file: importing the package would import TensorFlow, four seconds for nothing.
+    spec = importlib.util.spec_from_file_location("_datasets", root / "bnref" / "datasets.py")
+    datasets = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = datasets
+    spec.loader.exec_module(datasets)
+    return [f"{name}={datasets.available(name)}" for name in datasets.NAMES]
+
+
+def page_key(script, shared, root=ROOT):
+    """Digest of one gallery page: its script, the results it names, and what all pages share."""
+    text = script.read_bytes()
+    digest = hashlib.sha256(shared.encode() + text)
+    for name in sorted(set(re.findall(rb"[\w-]+\.csv", text))):
+        path = root / "gallery" / "results" / name.decode()
+        digest.update(path.read_bytes() if path.exists() else b"missing")
+    return digest.hexdigest()
+
+
+def unmark_stale_pages(app):
+    """Make sphinx-gallery run every page whose key changed, and forget pages that are gone."""
+    conf = app.config.sphinx_gallery_conf
+    if not conf["plot_gallery"]:
+        return  # a build without execution shows what there is
+    shared = environment_key()
+    for source, target in zip(conf["examples_dirs"], conf["gallery_dirs"], strict=True):
+        source, target = Path(app.srcdir, source).resolve(), Path(app.srcdir, target)
+        remove_pages_without_script(source, target)
+        for script in sorted(source.glob("plot_*.py")):
+            key, mark = page_key(script, shared), target / f"{script.name}.key"
+            if not mark.exists() or mark.read_text() != key:
+                (target / f"{script.name}.md5").unlink(missing_ok=True)
+                target.mkdir(parents=True, exist_ok=True)
+                mark.write_text(key)
+
+
+def remove_pages_without_script(source, target):
+    """Delete what was generated from a script that was renamed or removed."""
+    for copy in target.glob("plot_*.py"):
+        if not (source / copy.name).exists():
+            stem = copy.stem
+            for path in [*target.glob(f"{stem}.*"), *target.glob(f"images/**/sphx_glr_{stem}_*")]:
+                path.unlink()
+
+
+def use_notebook_cache(app, config):
+    """Give the executed MyST pages a cache for this environment; keep the latest few."""
+    folder = ROOT / ".cache" / "notebooks"
+    cache = folder / environment_key()[:16]
+    cache.mkdir(parents=True, exist_ok=True)
+    os.utime(cache)
+    config.nb_execution_cache_path = str(cache)
+    others = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    for path in others[:-KEPT_NOTEBOOK_CACHES]:
+        shutil.rmtree(path)
+
+
+def setup(app):
+    """Connect before sphinx-gallery looks for pages to run, and before myst-nb reads its cache."""
+    app.connect("config-inited", use_notebook_cache, priority=100)
+    app.connect("builder-inited", unmark_stale_pages, priority=100)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

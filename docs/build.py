@@ -1,0 +1,84 @@
+"""Build the site: ``python docs/build.py html|fast|linkcheck`` (what the Makefile calls).
+
+Sphinx writes to a folder of its own; only a build without a warning replaces ``_build/html``, so an
+interrupted or failed one leaves the last good site in place. Pages that ran are cached as they
+finish, so the next build goes on where this one stopped.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+BUILD = DOCS / "_build"
+BUILDERS = {"html": "html", "fast": "html", "linkcheck": "linkcheck"}
+
+
+def main(mode):
+    """Build in ``mode`` and return Sphinx's exit status."""
+    if mode not in BUILDERS:
+        sys.exit(f"mode must be one of {', '.join(BUILDERS)}; received {mode!r}")
+    prepare_environment(mode)
+    started, doctrees, output = time.time(), BUILD / f"doctrees-{mode}", BUILD / f"work-{mode}"
+    status = 1
+    try:
+        status = run_sphinx(BUILDERS[mode], doctrees, output)
+    finally:
+        if status:
+            # A page that warned once is not read again: the next build must read all of them.
+            shutil.rmtree(doctrees, ignore_errors=True)
+    if status == 0 and mode != "linkcheck":
+        site = BUILD / ("html" if mode == "html" else "html-fast")
+        publish(output, site)
+        print(f"\nThe site is ready after {time.time() - started:.0f} s. Open\n  {site}/index.html")
+    elif status:
+        print("\nThe build failed; the messages above name the page.", file=sys.stderr)
+    return status
+
+
+def prepare_environment(mode):
+    """Set what the gallery's and the notebooks' processes inherit."""
+    sys.path.insert(0, str(DOCS / "_ext"))
+    import freshness
+
+    os.environ["BNREF_DEVICE"] = freshness.device_kind()
+    os.environ["BNREF_SCALE"] = freshness.scale()  # names a wrong value before anything is run
+    print(f"Building the {os.environ['BNREF_SCALE']} site on {os.environ['BNREF_DEVICE']}s")
+    if mode == "html" and not (DOCS / "gallery").exists():
+        # A first build: fetch the data once, so that no page has to and no cache key changes.
+        subprocess.run([sys.executable, "-m", "bnref.datasets"], check=True)
+    os.environ["BNREF_DOWNLOAD"] = "0"
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(DOCS / "_ext"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A kernel of the same name elsewhere on the machine must not run the pages.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+
+
+def run_sphinx(builder, doctrees, output):
+    """Run Sphinx with every warning an error."""
+    from sphinx.cmd.build import build_main
+
+    options = ["-b", builder, "-d", str(doctrees), "-W", "--keep-going", "-j", "2"]
+    return build_main([*options, str(DOCS), str(output)])
+
+
+def publish(output, site):
+    """Replace ``site`` by a copy of ``output``."""
+    fresh, old = site.with_name(site.name + ".new"), site.with_name(site.name + ".old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(output, fresh, ignore=shutil.ignore_patterns(".buildinfo", "objects.inv.tmp"))
+    if site.exists():
+        site.rename(old)
+    fresh.rename(site)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "html"))
