@@ -1,6 +1,6 @@
 """Batch normalization in TensorFlow: every variant, every pitfall, shown by experiment."""
 
-from bnref import datasets, devices, functional, models, population, records, training
+from bnref import benchmark, datasets, devices, functional, models, population, records, training
 from bnref.layers import BatchNorm, CumulativeBatchNorm, DebiasedBatchNorm
 
 __version__ = "0.1.0"
@@ -8,6 +8,7 @@ __all__ = [
     "BatchNorm",
     "CumulativeBatchNorm",
     "DebiasedBatchNorm",
+    "benchmark",
     "datasets",
     "devices",
     "functional",

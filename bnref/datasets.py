@@ -358,8 +358,8 @@ def _downloads_allowed():
 
 def _keras_folder():
     # Keras's own rule, read at each call: Keras reads the variable once, when it is imported.
-    home = os.path.expanduser("~")
-    base = os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
+    home = Path("~").expanduser()
+    base = (home if os.access(home, os.W_OK) else Path("/tmp")) / ".keras"
     return Path(os.environ.get("KERAS_HOME") or base).expanduser() / "datasets"
 
 
@@ -393,9 +393,11 @@ def _reachable(address):
 
     def ask():
         request = urllib.request.Request(address, method="HEAD")
-        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-            with urllib.request.urlopen(request, timeout=_CONNECT_SECONDS):
-                answers.append(True)
+        try:
+            urllib.request.urlopen(request, timeout=_CONNECT_SECONDS).close()
+        except (OSError, ValueError, http.client.HTTPException):
+            return
+        answers.append(True)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

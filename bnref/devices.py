@@ -3,10 +3,8 @@
 A logical CPU device is a slice of the same processor that TensorFlow treats as a device of its
 own. It makes nothing faster; it lets code for several replicas run, and be checked, anywhere.
 
-Environment variables
----------------------
-BNREF_SCALE
-    ``quick`` or ``full``, the size of the experiments; see `scale`.
+The environment variable ``BNREF_SCALE`` is ``quick`` or ``full``, the size of the experiments; see
+`scale`.
 """
 
 import os

@@ -47,7 +47,7 @@ def moments(x):
 
     Parameters
     ----------
-    x : tensor, shape (N, ..., C), floating point
+    x : tensor or array, shape (N, ..., C), floating point
         float16 and bfloat16 are summed in float32.
 
     Returns
@@ -64,7 +64,7 @@ def moments(x):
     -----
     Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 1, first two lines; for images, section 3.2.
     """
-    rows = _rows(x)
+    rows = _rows(tf.convert_to_tensor(x))
     count = tf.cast(tf.shape(rows)[0], rows.dtype)
     mean = tf.reduce_mean(rows, 0)
     variance = tf.reduce_mean(tf.math.squared_difference(rows, mean), 0)
@@ -93,10 +93,11 @@ def normalize(x, moments, gamma, beta, *, epsilon):
 
     Parameters
     ----------
-    x : tensor, shape (N, ..., C)
+    x : tensor or array, shape (N, ..., C)
     moments : Moments
         Treated as constants if ``moments.average`` is None, as functions of `x` otherwise.
-    gamma, beta : tensor, shape (C,)
+    gamma, beta : tensor or array, shape (C,)
+        Like the moments float32, or float64 where `x` is.
     epsilon : float
         Added to the variance.
 
@@ -104,11 +105,18 @@ def normalize(x, moments, gamma, beta, *, epsilon):
     -------
     tensor of the shape and type of `x`
 
+    Raises
+    ------
+    ValueError
+        `x` is not floating point.
+
     Notes
     -----
     Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 1, last two lines, and the gradients of
     section 3, summed up. No gradient is returned for the moments themselves.
     """
+    x, gamma, beta = map(tf.convert_to_tensor, (x, gamma, beta))
+    _check_type(x)
     mean, variance = tf.stop_gradient(moments.mean), tf.stop_gradient(moments.variance)
 
     @tf.custom_gradient
@@ -123,7 +131,7 @@ def normalize(x, moments, gamma, beta, *, epsilon):
 
         return _apply(x, mean, variance, gamma, beta, epsilon), gradient
 
-    return normalized(x, tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta))
+    return normalized(x, gamma, beta)
 
 
 def _apply(x, mean, variance, gamma, beta, epsilon):
@@ -157,11 +165,15 @@ def _as_image(x):
 
 def _rows(x):
     """`x` as (examples and positions, C), at least float32, checked."""
-    if not x.dtype.is_floating:
-        raise ValueError(f"x must be floating point; received {x.dtype.name}")
+    _check_type(x)
     if x.shape.rank is None or x.shape.rank < 2:
         raise ValueError(f"x must have shape (N, ..., C), two axes or more; received {x.shape}")
     rows = tf.reshape(x, (-1, x.shape[-1]))
     if rows.shape[0] == 0:
         raise ValueError(f"x must hold at least one example; received shape {x.shape}")
     return rows if x.dtype == tf.float64 else tf.cast(rows, tf.float32)
+
+
+def _check_type(x):
+    if not x.dtype.is_floating:
+        raise ValueError(f"x must be floating point; received {x.dtype.name}")

@@ -62,7 +62,7 @@ def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu")
     Returns
     -------
     keras.Model
-        From (N, *inputs) to (N, outputs).
+        From shape (N, ..., as `inputs`) to (N, outputs).
     """
     _check_norm(norm)
     layers = [keras.Input(inputs), keras.layers.Flatten()]

@@ -16,12 +16,12 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Record", "provenance_line", "read"]
+__all__ = ["Record", "provenance_line", "read", "recorded"]
 
 _LIBRARIES = ("tensorflow", "keras", "numpy", "bnref")
 _TITLES = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy", "bnref": "bnref"}
@@ -166,11 +166,11 @@ class Record:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
-            with open(part, "w", encoding="utf-8", newline="") as file:
+            with part.open("w", encoding="utf-8", newline="") as file:
                 file.write(text.getvalue())
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, self.path)
+            part.replace(self.path)
         finally:
             part.unlink(missing_ok=True)
 
@@ -203,6 +203,26 @@ def read(path) -> tuple[dict, dict[str, np.ndarray]]:
     return provenance, {
         name: _array(column) for name, column in zip(names, zip(*lines, strict=True), strict=True)
     }
+
+
+def recorded(name: str) -> Path:
+    """Path of a recorded sweep that travels with the package.
+
+    Parameters
+    ----------
+    name : str
+        Its file name, such as ``"with_and_without.csv"``.
+
+    Raises
+    ------
+    ValueError
+        If no such file was recorded; the message lists those there are.
+    """
+    folder = Path(str(resources.files("bnref.recorded")))
+    if not (folder / name).is_file():
+        names = ", ".join(sorted(path.name for path in folder.glob("*.csv")))
+        raise ValueError(f"name must be one of {names}; received {name!r}")
+    return folder / name
 
 
 def provenance_line(provenance: Mapping) -> str:

@@ -49,12 +49,14 @@ def prepare_environment(mode):
     print(f"Building the {os.environ['BNREF_SCALE']} site on {os.environ['BNREF_DEVICE']}s")
     if mode == "html" and not (DOCS / "gallery").exists():
         # A first build: fetch the data once, so that no page has to and no cache key changes.
-        subprocess.run([sys.executable, "-m", "bnref.datasets"], check=True)
+        fetch = "from bnref import datasets as d; [print(d.load(name)) for name in d._REGISTRY]"
+        subprocess.run([sys.executable, "-c", fetch], check=True)
     os.environ["BNREF_DOWNLOAD"] = "0"
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(DOCS / "_ext"), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.pop("MPLBACKEND", None)  # the notebooks' kernel draws into the page
     # A kernel of the same name elsewhere on the machine must not run the pages.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"

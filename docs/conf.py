@@ -97,7 +97,7 @@ html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
-html_sidebars = {"index": [], "api": ["page-toc"]}
+html_sidebars = {page: [] for page in ("index", "variants", "api", "contributing")}
 html_theme_options = {
     "logo": {"text": "bnref"},
     "navbar_align": "left",

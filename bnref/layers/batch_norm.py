@@ -47,7 +47,8 @@ class BatchNorm(keras.layers.Layer):
     ------
     ValueError
         Momentum, epsilon or axis out of range; inputs with fewer than two axes, without a static
-        number of channels, without an example, or with another number of channels than before.
+        number of channels, with another number of channels than before, not floating point, or,
+        in training, without an example.
 
     Notes
     -----

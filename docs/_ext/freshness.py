@@ -59,7 +59,7 @@ def data_sources(root=ROOT):
     datasets = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = datasets
     spec.loader.exec_module(datasets)
-    return [f"{name}={datasets.available(name)}" for name in datasets.NAMES]
+    return [f"{name}={datasets.available(name)}" for name in datasets._REGISTRY]
 
 
 def page_key(script, shared, root=ROOT):

@@ -29,7 +29,7 @@ def rows():
     for cls in classes:
         answers = [answer(cls, hook, question) for hook, question in HOOKS.items()]
         path = Path(inspect.getfile(cls)).resolve().relative_to(ROOT)
-        yield [f":py:class:`~{cls.__module__}.{cls.__name__}`", *answers, papers(cls),
+        yield [f":py:class:`~bnref.layers.{cls.__name__}`", *answers, papers(cls),
                f"``{path}``", page(cls)]  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def page(cls):
 
 
 class VariantsTable(SphinxDirective):
-    """``{variants-table}``: the table, as a list-table."""
+    """``.. variants-table::``: the table, as a list-table."""
 
     def run(self):
         """Parse the rows as reStructuredText, so that names link to the reference."""

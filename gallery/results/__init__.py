@@ -1,0 +1,1 @@
+"""Recorded sweeps and the scripts that record them; installed as ``bnref.recorded``."""

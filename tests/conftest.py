@@ -1,0 +1,38 @@
+"""What every test starts from: a quiet TensorFlow, a clean Keras, inputs that discriminate."""
+
+import os
+
+# Before TensorFlow is imported: it greets on standard error, once a process.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+
+# The same examples in every run, so that a failure is seen again; the first example of a property
+# may include TensorFlow's start, so there is no deadline.
+hypothesis.settings.register_profile("bnref", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("bnref")
+
+
+@pytest.fixture(autouse=True)
+def _clean_keras():
+    """Each test has the same random state and float32, and leaves no names behind."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def batch():
+    """Return ``batch(shape, seed)``: normal values whose channels differ in scale and offset."""
+
+    def make(shape, seed=0, dtype="float32"):
+        random, channels = np.random.default_rng(seed), np.arange(shape[-1])
+        scale, offset = 0.5 * 3.0**channels, 2.0 - 5 * channels + seed
+        return (random.normal(size=shape) * scale + offset).astype(dtype)
+
+    return make

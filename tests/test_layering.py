@@ -1,0 +1,218 @@
+"""Tests of who imports whom, by reading the sources, and of what is public."""
+
+import ast
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import bnref
+
+PACKAGE = Path(bnref.__file__).parent
+GALLERY = PACKAGE.parent / "gallery"
+CORE = {"functional", "population"}
+
+# What each module may import of the package. Imports run one way, training → layers → population →
+# functional; the others know no layer. A new module, other than a layer, is given its place here.
+MAY_IMPORT = {
+    "functional": set(),
+    "population": {"functional"},
+    "layers.batch_norm": CORE,
+    "layers.any other": {*CORE, "layers.batch_norm"},
+    "training": {*CORE, "layers", "devices"},
+    "benchmark": set(),
+    "conventions": set(),
+    "datasets": set(),
+    "devices": set(),
+    "graph": set(),
+    "models": set(),
+    "records": {"devices"},
+}
+# Slow to import, or of use to the site alone.
+FOREIGN = ["IPython", "matplotlib", "mlxtend", "pandas", "sklearn", "sphinx", "tqdm.notebook"]
+
+
+def module_name(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imported(source):
+    """The dotted names of all modules and members that a source imports, wherever it does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute, so that they can be read"
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
+def imported_modules(source):
+    """The modules of the package that a source imports, without ``bnref.``; "" is all of it."""
+    for name in imported(source):
+        parts = name.split(".")
+        if parts[0] == "bnref":
+            while parts[1:] and not is_module(".".join(parts)):
+                parts.pop()
+            yield ".".join(parts[1:])
+
+
+def is_module(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is a module, and no package
+        return False
+
+
+def forbidden_imports(name, source):
+    """What the module of this name imports of the package and may not."""
+    if name.startswith("layers.") and name not in MAY_IMPORT:
+        name = "layers.any other"
+    name = name if name in MAY_IMPORT else name.split(".")[0]
+    assert name in MAY_IMPORT, f"bnref.{name} is new: give it its place in MAY_IMPORT"
+    return set(imported_modules(source)) - MAY_IMPORT[name]
+
+
+def sources(folder):
+    return sorted(folder.rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "path", [each for each in sources(PACKAGE) if each.name != "__init__.py"], ids=module_name
+)
+def test_imports_within_the_package_run_one_way(path):
+    assert forbidden_imports(module_name(path), path.read_text("utf-8")) == set()
+
+
+@pytest.mark.parametrize(
+    "name, source, found",
+    [
+        ("functional", "from bnref.population import pooled", {"population"}),
+        ("population", "def f():\n    import bnref.layers.batch_norm", {"layers.batch_norm"}),
+        ("population", "from bnref import functional, BatchNorm", {""}),
+        ("layers.a", "from bnref.layers.batch_norm import BatchNorm", set()),
+        ("layers.a", "from bnref.layers.b import B", {"layers.b"}),
+        ("layers.a", "from bnref.layers import BatchNorm", {"layers"}),
+        ("layers.batch_norm", "from bnref import training", {"training"}),
+        ("models", "import bnref", {""}),
+        ("records", "from bnref import devices, datasets", {"datasets"}),
+    ],
+)
+def test_an_import_the_wrong_way_is_found(name, source, found, monkeypatch):
+    known = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: name == "bnref.layers.b" or known(name)
+    )
+    assert forbidden_imports(name, source) == found
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=module_name)
+def test_no_module_imports_what_only_the_site_needs(path):
+    names = set(imported(path.read_text("utf-8")))
+    assert not [each for each in names for other in FOREIGN if f"{each}.".startswith(f"{other}.")]
+
+
+def test_every_module_can_be_imported_where_what_only_the_site_needs_is_missing():
+    # Keras itself imports some of these where it finds them, so it is not enough to look whether
+    # they have been: here they cannot be.
+    code = f"""
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys({FOREIGN!r}))
+import bnref
+for each in pkgutil.walk_packages(bnref.__path__, "bnref."):
+    importlib.import_module(each.name)
+assert [each for each in {FOREIGN!r} if sys.modules[each] is not None] == []
+"""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=environment, capture_output=True, text=True, cwd=PACKAGE.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bnref", *(each.name for each in pkgutil.walk_packages(bnref.__path__, "bnref."))],
+)
+def test_every_module_lists_its_public_names_and_has_them(name):
+    module = importlib.import_module(name)
+    assert module.__all__ == sorted(module.__all__)
+    assert len(set(module.__all__)) == len(module.__all__)
+    for each in module.__all__:
+        assert not each.startswith("_")
+        value = getattr(module, each)
+        assert value.__doc__, f"{each} is undocumented"
+        home = getattr(value, "__module__", None) or value.__name__
+        assert home.startswith("bnref"), f"{each} is not the package's own"
+
+
+def is_public(dotted):
+    """Whether each step of ``bnref.a.b`` is a module of the package or in the list before it."""
+    owner, *names = dotted.split(".")
+    owner = importlib.import_module(owner)
+    for name in names:
+        if not isinstance(owner, types.ModuleType):
+            return not name.startswith("_")
+        if not name.startswith("_") and is_module(f"{owner.__name__}.{name}"):
+            owner = importlib.import_module(f"{owner.__name__}.{name}")
+        elif name in owner.__all__:
+            owner = getattr(owner, name)
+        else:
+            return name == "__version__"
+    return True
+
+
+def private_names(source):
+    """The names of the package that a script uses and that are not public."""
+    tree, known = ast.parse(source), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for each in node.names:
+                first = each.name.split(".")[0]
+                known[each.asname or first] = each.name if each.asname else first
+        elif isinstance(node, ast.ImportFrom):
+            for each in node.names:
+                known[each.asname or each.name] = f"{node.module}.{each.name}"
+    known = {name: dotted for name, dotted in known.items() if dotted.split(".")[0] == "bnref"}
+    used = {*known.values(), *(each for each in imported(source) if each.startswith("bnref."))}
+    for node in ast.walk(tree):
+        names = []
+        while isinstance(node, ast.Attribute):
+            names.insert(0, node.attr)
+            node = node.value
+        if names and isinstance(node, ast.Name) and node.id in known:
+            used.add(".".join([known[node.id], *names]))
+    return sorted(each for each in used if not is_public(each))
+
+
+def test_gallery_scripts_use_public_names_only():
+    found = {str(each): private_names(each.read_text("utf-8")) for each in sources(GALLERY)}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "source, found",
+    [
+        ("import bnref\nbnref.BatchNorm(momentum=0.9)\nbnref.__version__", []),
+        ("from bnref.layers import DebiasedBatchNorm as D\nD().call", []),
+        ("import bnref\nbnref.functional.moments(1).mean", []),
+        ("from bnref import functional as f\nf._rows(1)", ["bnref.functional._rows"]),
+        ("from bnref.functional import _rows", ["bnref.functional._rows"]),
+        ("from bnref.population import ESTIMATORS", ["bnref.population.ESTIMATORS"]),
+        ("import bnref\nbnref.training.tqdm(2)", ["bnref.training.tqdm"]),
+        ("import bnref.layers.batch_norm as b\nb.math", ["bnref.layers.batch_norm.math"]),
+        ("import bnref\nbnref.BatchNorm._vector", ["bnref.BatchNorm._vector"]),
+    ],
+)
+def test_a_private_name_in_a_script_is_found(source, found):
+    assert private_names(source) == found
+
+
+def test_the_reference_imports_numpy_alone():
+    source = Path(__file__).with_name("reference.py").read_text("utf-8")
+    assert set(imported(source)) == {"numpy"}

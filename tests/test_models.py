@@ -1,0 +1,111 @@
+"""Tests of bnref.models: shapes, and where normalization stands."""
+
+import keras
+import numpy as np
+import pytest
+
+from bnref import BatchNorm
+from bnref.models import perceptron, two_convolutions
+
+
+def kinds(model):
+    return [type(each).__name__ for each in model.layers]
+
+
+def counted():
+    """A maker of layers that counts its calls."""
+    made = []
+
+    def norm():
+        made.append(BatchNorm(momentum=0.7))
+        return made[-1]
+
+    return norm, made
+
+
+@pytest.mark.parametrize("norm", [None, BatchNorm])
+def test_two_convolutions_go_from_images_to_logits(norm):
+    model = two_convolutions(norm, image_shape=(8, 12, 3), filters=(4, 6), units=5, classes=7)
+    assert model.input_shape == (None, 8, 12, 3)
+    assert model.output_shape == (None, 7)
+    assert model(np.ones((2, 8, 12, 3), "float32")).shape == (2, 7)
+    assert [each.output.shape[-1] for each in model.layers if hasattr(each, "kernel")] == [
+        4,
+        6,
+        5,
+        7,
+    ]
+
+
+@pytest.mark.parametrize(
+    "on_logits, last",
+    [(False, ["Dense"]), (True, ["Dense", "BatchNorm"])],
+    ids=["not", "on logits"],
+)
+def test_two_convolutions_are_normalized_where_the_post_has_it(on_logits, last):
+    norm, made = counted()
+    model = two_convolutions(norm, image_shape=(8, 8, 1), units=8, norm_on_logits=on_logits)
+    assert kinds(model) == [
+        *("Conv2D", "ReLU", "MaxPooling2D"),
+        *("Conv2D", "BatchNorm", "ReLU", "MaxPooling2D"),
+        *("Flatten", "Dense", "BatchNorm", "ReLU", "Dropout"),
+        *last,
+    ]
+    assert [each for each in model.layers if isinstance(each, BatchNorm)] == made
+    assert all(each.momentum == 0.7 for each in made)
+
+
+def test_two_convolutions_without_normalization_have_none():
+    model = two_convolutions(None, image_shape=(8, 8, 1), units=8, norm_on_logits=True)
+    assert kinds(model) == [
+        *("Conv2D", "ReLU", "MaxPooling2D", "Conv2D", "ReLU", "MaxPooling2D"),
+        *("Flatten", "Dense", "ReLU", "Dropout", "Dense"),
+    ]
+
+
+@pytest.mark.parametrize("norm", [None, BatchNorm])
+def test_the_default_two_convolutions_have_the_posts_number_of_parameters(norm):
+    model = two_convolutions(norm)
+    # 5×5 filters over 28×28×1, twice halved to 7×7×64; a bias for each filter and unit.
+    weights = 5 * 5 * 1 * 32 + 32 + 5 * 5 * 32 * 64 + 64 + 7 * 7 * 64 * 1024 + 1024 + 1024 * 10 + 10
+    normalization = 2 * (64 + 1024) if norm else 0
+    assert sum(each.size for each in map(np.array, model.trainable_variables)) == (
+        weights + normalization
+    )
+    assert model.get_layer(index=-2).rate == 0.5
+
+
+def test_a_perceptron_is_normalized_before_each_activation():
+    norm, made = counted()
+    model = perceptron(norm, inputs=(4, 3), units=(6, 5, 2), outputs=7, activation="tanh")
+    assert kinds(model) == ["Flatten", *["Dense", "BatchNorm", "Activation"] * 3, "Dense"]
+    assert [each for each in model.layers if isinstance(each, BatchNorm)] == made
+    widths = [each.units for each in model.layers if isinstance(each, keras.layers.Dense)]
+    assert widths == [6, 5, 2, 7]
+    assert model.layers[-1].activation is keras.activations.linear
+    assert {each.activation for each in model.layers if "activation" in each.name} == {
+        keras.activations.tanh
+    }
+
+
+def test_a_perceptron_without_normalization_has_none():
+    model = perceptron(None, inputs=(4, 3))
+    assert kinds(model) == ["Flatten", "Dense", "Activation", "Dense", "Activation", "Dense"]
+    assert model.output_shape == (None, 10)
+    assert model(np.ones((2, 4, 3), "float32")).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    "make", [two_convolutions, lambda norm: perceptron(norm, inputs=(3,))], ids=["conv", "dense"]
+)
+@pytest.mark.parametrize("norm", [True, False, "BatchNorm", 0, []])
+def test_a_norm_that_makes_no_layer_is_refused_by_name(make, norm):
+    with pytest.raises(ValueError, match="norm must be None or a callable .* received ") as error:
+        make(norm)
+    assert repr(norm) in str(error.value)
+
+
+def test_a_layer_instead_of_its_maker_is_refused_before_it_is_shared():
+    """A layer is callable too, and so passes for a maker; called without an input it fails."""
+    with pytest.raises((ValueError, TypeError)):
+        two_convolutions(BatchNorm())

@@ -1,0 +1,262 @@
+"""Tests of bnref.training: the loop, its batches and its measurements."""
+
+import itertools
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bnref import BatchNorm
+from bnref.models import perceptron, two_convolutions
+from bnref.training import evaluate, shuffled_batches, train
+
+
+@pytest.fixture
+def separable(batch):
+    """90 examples of 3 classes, whose means lie apart by some deviations."""
+    y = np.arange(90) % 3
+    return (batch((90, 4)) + 12 * np.eye(4)[y]).astype("float32"), y
+
+
+def small_model():
+    return perceptron(BatchNorm, inputs=(4,), units=(8,), outputs=3)
+
+
+def weights(model):
+    return [np.array(each) for each in model.variables]
+
+
+def history_and_weights(data, *, seed, make=small_model):
+    keras.utils.set_random_seed(seed)
+    model = make()
+    history = train(
+        model, *data, steps=6, batch_size=16, seed=seed, every=1,
+        measure=lambda model: {"bias": float(model.layers[-1].bias[0])},
+    )  # fmt: skip
+    return history, weights(model)
+
+
+def test_the_same_seed_gives_the_same_history_and_weights_bit_for_bit(separable):
+    (one, first), (two, second) = (history_and_weights(separable, seed=3) for _ in range(2))
+    assert one.keys() == two.keys() == {"step", "loss", "bias"}
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    for actual, expected in zip(first, second, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_dropout_and_convolutions_are_repeated_by_the_same_seed_too(batch):
+    data = batch((32, 8, 8, 3)), np.arange(32) % 10
+
+    def make():
+        return two_convolutions(BatchNorm, image_shape=(8, 8, 3), filters=(4, 4), units=16)
+
+    (one, first), (two, second) = (history_and_weights(data, seed=3, make=make) for _ in range(2))
+    np.testing.assert_array_equal(one["loss"], two["loss"])
+    for actual, expected in zip(first, second, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_another_seed_gives_another_order_and_so_another_history(separable):
+    histories = []
+    for seed in (0, 1):
+        keras.utils.set_random_seed(0)
+        histories.append(train(small_model(), *separable, steps=3, batch_size=16, seed=seed))
+    assert histories[0]["loss"][-1] != histories[1]["loss"][-1]
+
+
+@pytest.mark.parametrize("size, batch_size", [(10, 3), (10, 10), (7, 5), (4, 1)])
+def test_each_epoch_visits_every_example_once_and_batches_span_epochs(size, batch_size):
+    x, y = np.arange(size), -np.arange(size)
+    batches = list(
+        itertools.islice(shuffled_batches(x, y, batch_size=batch_size, seed=0), 3 * size)
+    )
+    assert {each.shape for each, _ in batches} == {(batch_size,)}
+    visited = np.concatenate([each for each, _ in batches])
+    np.testing.assert_array_equal(visited, -np.concatenate([each for _, each in batches]))
+    epochs = np.split(visited, range(size, len(visited), size))
+    for epoch in epochs[: len(visited) // size]:
+        np.testing.assert_array_equal(np.sort(epoch), x)
+
+
+def test_each_epoch_has_an_order_of_its_own_that_the_seed_alone_decides():
+    def epochs(seed):
+        batches = shuffled_batches(np.arange(50), np.arange(50), batch_size=50, seed=seed)
+        return [np.array(x) for x, _ in itertools.islice(batches, 3)]
+
+    one = epochs(1)
+    np.random.seed(4)
+    for order, again in zip(one, epochs(1), strict=True):
+        np.testing.assert_array_equal(order, again)
+    orders = [tuple(each) for each in (*one, *epochs(2))]
+    assert len(set(orders)) == 6
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 90, 500])
+def test_evaluation_equals_float64_numpy_for_any_batch_size_and_moves_nothing(
+    separable, batch_size
+):
+    x, y = separable
+    model = small_model()
+    model(x, training=True)
+    before = weights(model)
+    loss, accuracy = evaluate(model, x, y, batch_size=batch_size)
+
+    logits = np.array(model(x, training=False), "float64")
+    shifted = logits - logits.max(1, keepdims=True)
+    losses = np.log(np.sum(np.exp(shifted), 1)) - shifted[np.arange(90), y]
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert accuracy == np.mean(np.argmax(logits, 1) == y)
+    assert 0 < accuracy < 1, "an accuracy that tells right from wrong"
+    for actual, expected in zip(weights(model), before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    "steps, every, measured_at", [(7, 3, [0, 3, 6, 7]), (6, 3, [0, 3, 6]), (2, 10, [0, 2])]
+)
+def test_measuring_is_at_the_start_at_every_so_many_steps_and_at_the_end(
+    separable, steps, every, measured_at
+):
+    model, calls = small_model(), []
+
+    def measure(measured):
+        assert measured is model
+        calls.append(float(model.layers[-1].bias[0]))
+        return {"bias": calls[-1], "number": len(calls)}
+
+    history = train(model, *separable, steps=steps, batch_size=16, measure=measure, every=every)
+    np.testing.assert_array_equal(history["step"], measured_at)
+    np.testing.assert_array_equal(history["bias"], calls)
+    np.testing.assert_array_equal(history["number"], np.arange(len(calls)) + 1)
+    np.testing.assert_array_equal(np.isnan(history["loss"]), [step == 0 for step in measured_at])
+    assert len(set(calls)) == len(calls), "each measured after further steps"
+
+
+def test_a_history_holds_the_loss_of_the_step_before_and_the_weights_follow_the_gradient(separable):
+    """A linear model, three steps of gradient descent by hand."""
+    x, y = separable[0], separable[0][:, :2] * [1, -2]
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    kernel, bias = (np.array(each, "float64") for each in model.variables)
+    history = train(
+        model, x, y.astype("float32"), steps=3, batch_size=20, every=1, seed=5,
+        optimizer=keras.optimizers.SGD(1e-4), loss=lambda y, output: (y - output) ** 2,
+    )  # fmt: skip
+    losses = []
+    for some_x, some_y in itertools.islice(shuffled_batches(x, y, batch_size=20, seed=5), 3):
+        some_x, error = np.array(some_x, "float64"), None
+        error = some_x @ kernel + bias - np.array(some_y)
+        losses.append(np.mean(error**2))
+        kernel = kernel - 1e-4 * some_x.T @ (2 * error / error.size)
+        bias = bias - 1e-4 * np.sum(2 * error / error.size, 0)
+    np.testing.assert_allclose(history["loss"], [np.nan, *losses], rtol=1e-4)
+    np.testing.assert_allclose(model.variables[0], kernel, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.variables[1], bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [None, BatchNorm])
+def test_training_learns_a_separable_problem(separable, norm):
+    model = perceptron(norm, inputs=(4,), units=(16,), outputs=3)
+    before, _ = evaluate(model, *separable)
+    train(model, *separable, steps=60, batch_size=30, optimizer=keras.optimizers.Adam(0.05))
+    after, _ = evaluate(model, *separable)
+    assert after < 0.7 * before
+
+
+def test_training_moves_population_statistics_toward_the_data(separable):
+    x, y = separable
+    model = keras.Sequential([keras.Input((4,)), BatchNorm(momentum=0.5), keras.layers.Dense(3)])
+    train(model, x, y, steps=20, batch_size=90)
+    layer = model.layers[0]
+    np.testing.assert_allclose(layer.moving_mean, x.mean(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(layer.moving_variance, x.var(0), rtol=1e-3)
+
+
+def test_one_run_traces_its_step_once(separable):
+    traced = []
+
+    def loss(y, output):
+        traced.append(output.shape)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
+
+    train(small_model(), *separable, steps=15, batch_size=16, loss=loss)
+    assert traced == [(16, 3)]
+
+
+def test_a_loss_that_is_not_finite_is_kept_as_it_is(separable):
+    history = train(
+        small_model(), *separable, steps=2, batch_size=16, every=1,
+        loss=lambda y, output: tf.reduce_sum(output, -1) * np.inf,
+    )  # fmt: skip
+    assert not np.isfinite(history["loss"]).any() and len(history["loss"]) == 3
+
+
+def not_finite(value):
+    def change(x, y):
+        x = x.copy()
+        x[3, 1] = value
+        return x, y
+
+    return change
+
+
+def too_few_labels(x, y):
+    return x, y[:-1]
+
+
+@pytest.mark.parametrize(
+    "options, change, message",
+    [
+        *(
+            ({name: value}, None, f"{name} must be a whole number, at least 1; received {value!r}")
+            for name in ("steps", "batch_size", "every")
+            for value in (0, -1, 1.5, True, None, "2")
+        ),
+        ({"batch_size": 91}, None, "batch_size must be at most 90; received 91"),
+        ({}, too_few_labels, "x and y must be equally long; received 90 and 89"),
+        ({}, not_finite(np.nan), "x must be finite; received 1 values that are not"),
+        ({}, not_finite(-np.inf), "x must be finite; received 1 values that are not"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name_before_anything_is_trained(
+    separable, options, change, message
+):
+    model, measured = small_model(), []
+    before = weights(model)
+    data = change(*separable) if change else separable
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(
+            model, *data, measure=lambda model: measured.append(1) or {},
+            **{"steps": 2, "batch_size": 16, **options},
+        )  # fmt: skip
+    assert not measured
+    for actual, expected in zip(weights(model), before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    "batch_size, change, message",
+    [
+        (0, None, "batch_size must be a whole number, at least 1; received 0"),
+        (1.5, None, "batch_size must be a whole number, at least 1; received 1.5"),
+        (10, too_few_labels, "x and y must be equally long; received 90 and 89"),
+        (10, not_finite(np.nan), "x must be finite; received 1 values that are not"),
+    ],
+)
+def test_bad_arguments_of_an_evaluation_are_refused_by_name(separable, batch_size, change, message):
+    data = change(*separable) if change else separable
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate(small_model(), *data, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("progress", [True, False, None])
+def test_progress_is_written_to_standard_error_when_asked_for(separable, capsys, progress):
+    train(small_model(), *separable, steps=2, batch_size=16, progress=progress)
+    written = capsys.readouterr()
+    assert written.out == ""
+    # Unless asked, on a terminal only, and a captured stream is none.
+    assert ("training" in written.err) is bool(progress)
+    assert progress or written.err == ""
