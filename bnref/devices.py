@@ -14,7 +14,7 @@ from numbers import Integral
 
 import tensorflow as tf
 
-__all__ = ["configure", "cores", "describe", "kind", "replicas", "scale"]
+__all__ = ["at_scale", "configure", "cores", "describe", "kind", "replicas", "scale"]
 
 _DEFAULT_CPUS = 8
 
@@ -140,6 +140,16 @@ def scale() -> str:
     if wanted not in ("quick", "full"):
         raise ValueError(f"BNREF_SCALE is {wanted!r}; accepted are 'quick' and 'full', or unset")
     return wanted
+
+
+def at_scale(*, quick, full):
+    """Return the one of the two values that belongs to the present `scale`.
+
+    Examples
+    --------
+    >>> seeds = range(at_scale(quick=3, full=10))
+    """
+    return {"quick": quick, "full": full}[scale()]
 
 
 def _check_count(name, value):

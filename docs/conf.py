@@ -31,6 +31,7 @@ extensions = [
     "mathml",
     "coverage",
     "variants",
+    "accessible",
 ]
 
 # The gallery's notebooks are for readers to download; myst-nb must not run them again.
@@ -40,7 +41,7 @@ nitpicky = True
 # `name` in a docstring links where the name is known and is plain text where it is an argument.
 default_role = "autolink"
 suppress_warnings = [
-    # The functions that fill this configuration cannot be pickled; they do not change by themselves.
+    # Sphinx cannot pickle some values that extensions put into the configuration.
     "config.cache",
 ]
 

@@ -73,9 +73,7 @@ class Places:
         algorithm = file.digest.split(":")[0]
         digest = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
         changed = {place: dataclasses.replace(file, digest=digest)}
-        self.monkeypatch.setitem(
-            datasets._REGISTRY, name, dataclasses.replace(entry, **changed)
-        )
+        self.monkeypatch.setitem(datasets._REGISTRY, name, dataclasses.replace(entry, **changed))
 
 
 @pytest.fixture
@@ -229,8 +227,15 @@ def test_no_page_can_spoil_the_arrays_for_the_next(places):
                 getattr(kept, name)[0] = 0
 
 
-@pytest.mark.parametrize("put, name", [("put_own", "mnist"), ("put_cached", "mnist"),
-                                       ("put_own", "cifar10"), ("put_cached", "cifar10")])
+@pytest.mark.parametrize(
+    "put, name",
+    [
+        ("put_own", "mnist"),
+        ("put_cached", "mnist"),
+        ("put_own", "cifar10"),
+        ("put_cached", "cifar10"),
+    ],
+)
 def test_a_truncated_file_is_refused_by_name_and_digests_and_no_later_source_tried(
     places, put, name
 ):
@@ -241,8 +246,14 @@ def test_a_truncated_file_is_refused_by_name_and_digests_and_no_later_source_tri
     with pytest.raises(ValueError) as caught:
         load(name)
     message = str(caught.value)
-    for part in (str(path), algorithm, hashlib.new(algorithm, data).hexdigest(),
-                 hashlib.new(algorithm, data[:-7]).hexdigest(), "delete it", "BNREF_DATA"):
+    for part in (
+        str(path),
+        algorithm,
+        hashlib.new(algorithm, data).hexdigest(),
+        hashlib.new(algorithm, data[:-7]).hexdigest(),
+        "delete it",
+        "BNREF_DATA",
+    ):
         assert part in message
 
 
@@ -443,9 +454,7 @@ def test_take_refuses_what_there_is_not_by_name(numbered, options, message):
 
 
 def test_the_line_of_a_data_set_has_name_source_sizes_licence_and_stand_in(numbered):
-    assert str(numbered) == (
-        "numbered from a loop: 50 training and 20 test images; licence: none"
-    )
+    assert str(numbered) == ("numbered from a loop: 50 training and 20 test images; licence: none")
     stand_in = dataclasses.replace(numbered, stand_in="a stand-in: a loop")
     some = stand_in.take(train=3, test=2, seed=7)
     assert str(some) == (
@@ -455,8 +464,9 @@ def test_the_line_of_a_data_set_has_name_source_sizes_licence_and_stand_in(numbe
 
 
 @pytest.mark.skipif(not os.environ.get("BNREF_DATA"), reason="BNREF_DATA is not set")
-@pytest.mark.parametrize("name, shape, tests", [("mnist", (28, 28, 1), 10_000),
-                                                ("cifar10", (32, 32, 3), 9_977)])
+@pytest.mark.parametrize(
+    "name, shape, tests", [("mnist", (28, 28, 1), 10_000), ("cifar10", (32, 32, 3), 9_977)]
+)
 def test_the_real_files_have_the_published_sizes_and_mean(name, shape, tests):
     if not Path(os.environ["BNREF_DATA"], f"{name}.npz").exists():
         pytest.skip(f"BNREF_DATA has no {name}.npz")

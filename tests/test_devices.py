@@ -107,8 +107,10 @@ def test_describe_names_the_gpus_before_the_processor(gpus, monkeypatch):
 
 
 @pytest.mark.parametrize("function", ["replicas", "configure"])
-@pytest.mark.parametrize("value, error", [(0, ValueError), (-2, ValueError), (2.0, TypeError),
-                                          ("2", TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    "value, error",
+    [(0, ValueError), (-2, ValueError), (2.0, TypeError), ("2", TypeError), (True, TypeError)],
+)
 def test_a_count_that_is_no_positive_integer_is_refused_by_name(function, value, error):
     name = {"replicas": "count", "configure": "cpus"}[function]
     with pytest.raises(error, match=f"^{name} must be .*1 or more; received {value!r}$"):
@@ -136,3 +138,9 @@ def test_an_unknown_scale_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("BNREF_SCALE", "Full")
     with pytest.raises(ValueError, match="^BNREF_SCALE is 'Full'; accepted are .quick. and .full."):
         devices.scale()
+
+
+@pytest.mark.parametrize("wanted, value", [("quick", 3), ("full", 10)])
+def test_a_value_is_chosen_by_the_scale(monkeypatch, wanted, value):
+    monkeypatch.setenv("BNREF_SCALE", wanted)
+    assert devices.at_scale(quick=3, full=10) == value

@@ -87,7 +87,8 @@ def lines(facts):
     data = "; ".join(facts["data"]) or "made on the page"
     return [
         ("Ran on", facts["devices"]), ("Data", data), ("Scale", facts["scale"]),
-        ("Versions", f"Python {facts['python']}, {versions}"), ("Took", f"{facts['seconds']:.1f} s"),
+        ("Versions", f"Python {facts['python']}, {versions}"),
+        ("Took", f"{facts['seconds']:.1f} s"),
     ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, functional, models, population, training
+from bnref import datasets, devices, functional, models, population, training
 
 sizes = 2 ** np.arange(1, 11)
 
@@ -49,7 +49,7 @@ predicted = np.sqrt(3 / (2 * sizes))
 # %%
 # In a trained network
 # --------------------
-# Three perceptrons, trained on batches of 128 and given exact population statistics, classify the
+# Perceptrons, trained on batches of 128 and given exact population statistics, classify the
 # test images N at a time by the batch's statistics. Every network is its own reference: the same
 # weights at inference.
 
@@ -75,7 +75,7 @@ def accuracies(model):
     return scores + [training.evaluate(model, x, y, batch_size=int(n))[1] for n in sizes[:9]]
 
 
-scores = np.array([accuracies(trained(seed)) for seed in range(3)])
+scores = np.array([accuracies(trained(seed)) for seed in range(devices.at_scale(quick=3, full=10))])
 loss_of_accuracy = scores[:, :1] - scores[:, 1:]
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.5), layout="constrained")
@@ -87,9 +87,7 @@ left.set(
 left.legend()
 right.semilogx(sizes[:9], 100 * loss_of_accuracy.T, "o-", color="C1", lw=1, ms=4)
 right.axhline(0, color="#555555", lw=1)
-right.set(
-    xlabel="N, images a batch", ylabel="points of accuracy lost", title="Three trained networks"
-)
+right.set(xlabel="N, images a batch", ylabel="points of accuracy lost", title="Trained networks")
 plt.show()
 
 # %%

@@ -16,12 +16,14 @@ the post does wrong has two pages of its own:
 :doc:`plot_with_and_without_normalizes_its_logits`.
 """
 
+import textwrap
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, models, records, training
+from bnref import datasets, devices, models, records, training
 
 # %%
 # The post's setting, recorded
@@ -30,75 +32,73 @@ from bnref import datasets, models, records, training
 # over five starts, bands go from the worst to the best.
 
 provenance, recorded = records.read(records.recorded("with_and_without.csv"))
-print(records.provenance_line(provenance))
-STEPS = np.unique(recorded["step"])
+steps = np.unique(recorded["step"])
 
 
 def curves(arm, column="accuracy"):
     """One row a start."""
-    chosen = recorded["arm"] == arm
-    return recorded[column][chosen].reshape(-1, len(STEPS))
-
-
-lines = {
-    "without": curves("without"),
-    "with, normalized by the batch of all test images": curves("with", "batch_accuracy"),
-    "with, moving average (ρ = 0.99)": curves("with"),
-    "as posted, with": curves("posted with"),
-}
+    return recorded[column][recorded["arm"] == arm].reshape(-1, len(steps))
 
 
 def draw(ax, steps, lines):
     for (name, values), colour in zip(lines.items(), ["C4", "C0", "C2", "C1", "C3"], strict=False):
         ax.plot(steps, values.mean(0), color=colour, label=name)
         ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
-    ax.set(xlabel="training step")
 
 
+lines = {
+    "without": curves("without"),
+    "with, by batch statistics": curves("with", "batch_accuracy"),
+    "with, debiased average": curves("with, debiased"),
+    "with, moving average": curves("with"),
+    "with, as posted": curves("posted with"),
+}
 fig, axes = plt.subplots(1, 2, figsize=(7, 4.2), layout="constrained", sharey=True)
 for ax, last in zip(axes, (120, 800), strict=True):
-    draw(ax, STEPS, lines)
-    ax.set(xlim=(0, last), ylim=(0.5, 1), title=f"The first {last} of 800 batches")
-axes[0].set(ylabel="test accuracy")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    draw(ax, steps, lines)
+    ax.set(xlim=(0, last), ylim=(0.5, 1), xlabel="batch", title=f"Test accuracy, {last} batches")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
+print(textwrap.fill(records.provenance_line(provenance), 95))
 
 # %%
 # Why the moving average is slow
 # ------------------------------
 # It answers question 2, *remembered how*, by P ← 0.99 P + 0.01 B, from variance 1. After t batches
 # the start still weighs 0.99ᵗ, and here the variances are far below 1: until 0.99ᵗ is far below
-# them too, the layer divides by a number that is mostly the start. The debiased average is the same
-# without the start.
+# them too, the layer divides mostly by the start. A debiased average is the same without the start.
 #
 # The same, while this page was built
 # -----------------------------------
-# A narrower network (8 and 16 filters, 64 units), 4,000 images, three starts.
+# A narrower network (8 and 16 filters, 64 units), 4,000 images, several starts.
 
 data = datasets.load("mnist").take(train=4000, test=500)
-norms = {"without": None, "debiased": bnref.DebiasedBatchNorm, "moving": bnref.BatchNorm}
+norms = {
+    "without": None,
+    "with, debiased average": bnref.DebiasedBatchNorm,
+    "with, moving average": bnref.BatchNorm,
+}
+
+
+def measured(model):
+    return {"accuracy": training.evaluate(model, data.x_test, data.y_test)[1]}
 
 
 def live(norm, seed):
-    """Test accuracy every 20 steps."""
     keras.utils.set_random_seed(seed)
     model = models.two_convolutions(norm, filters=(8, 16), units=64)
-
-    def measure(model):
-        return {"accuracy": training.evaluate(model, data.x_test, data.y_test)[1]}
-
-    options = {"optimizer": keras.optimizers.Adam(0.002), "measure": measure, "every": 20}
-    x, y = data.x_train, data.y_train
-    history = training.train(model, x, y, steps=160, batch_size=64, seed=seed, **options)
-    return history["accuracy"], model
+    options = {"steps": 160, "batch_size": 64, "every": 20, "measure": measured, "seed": seed}
+    adam = keras.optimizers.Adam(0.002)
+    return training.train(model, data.x_train, data.y_train, optimizer=adam, **options)["accuracy"]
 
 
-runs = {name: [live(norm, seed) for seed in range(3)] for name, norm in norms.items()}
-small = {name: np.array([accuracy for accuracy, _ in run]) for name, run in runs.items()}
+seeds = range(devices.at_scale(quick=3, full=10))
+small = {name: np.array([live(norm, seed) for seed in seeds]) for name, norm in norms.items()}
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-draw(ax, np.arange(0, 161, 20), {"without": small["without"], "": np.full((1, 9), np.nan),
-     "with, debiased average": small["debiased"], "with, moving average": small["moving"]})  # fmt: skip
-ax.set(ylabel="test accuracy", title="Three small networks, 160 batches")
+for (name, values), colour in zip(small.items(), ["C4", "C2", "C1"], strict=True):
+    ax.plot(np.arange(0, 161, 20), values.T, color=colour, lw=1.2)
+    ax.plot([], color=colour, label=name)
+ax.set(xlabel="batch", ylabel="test accuracy", title="A small network, several starts")
 ax.legend()
 plt.show()
 
@@ -108,9 +108,13 @@ plt.show()
 
 
 def reaches(curves, accuracy=0.95):
-    """The first tested step at which each start has the accuracy."""
-    return STEPS[np.argmax(curves >= accuracy, axis=1)]
+    """The first test, in batches, at which each start has the accuracy."""
+    return steps[np.argmax(curves >= accuracy, axis=1)].astype(int)
 
 
-for name, values in lines.items():
-    print(f"{name:50} 95 % at {reaches(values)}, at the end {values[:, -5:].mean():.4f}")
+first = {name: reaches(values) for name, values in lines.items()}
+last = {name: values[:, -5:].mean() for name, values in lines.items()}
+for name in lines:
+    print(f"{name:26} 95 % after {first[name]} batches, at the end {last[name]:.4f}")
+for name, values in small.items():
+    print(f"live: {name:24} after 160 batches {values[:, -1]}")

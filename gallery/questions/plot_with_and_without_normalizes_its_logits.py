@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, models, training
+from bnref import datasets, devices, models, training
 
 data = datasets.load("mnist").take(train=4000, test=500)
 
@@ -50,7 +50,7 @@ least_softmax = float(tf.reduce_mean(softmax_loss(tf.range(10), perfect)))
 print(f"least loss of a perfect network: sigmoid {least_sigmoid:.3f}, softmax {least_softmax:.3f}")
 
 # %%
-# The same network with and without norm on the logits, by both losses, from three starts. The
+# The same network with and without norm on the logits, by both losses, from several starts. The
 # losses are those of the training batches, so nothing here depends on what is remembered.
 
 
@@ -71,7 +71,8 @@ arms = {
     "softmax, norm on the logits": (softmax_loss, True),
     "softmax (repaired)": (softmax_loss, False),
 }
-runs = {name: [trained(seed, *arm) for seed in range(3)] for name, arm in arms.items()}
+seeds = range(devices.at_scale(quick=3, full=10))
+runs = {name: [trained(seed, *arm) for seed in seeds] for name, arm in arms.items()}
 losses = {name: np.array([loss for loss, _, _ in run]) for name, run in runs.items()}
 accuracies = {name: np.array([share for _, share, _ in run]) for name, run in runs.items()}
 
@@ -84,7 +85,6 @@ for ax, (title, least) in zip(axes, bounds.items(), strict=True):
         ax.plot([], color=colour, label=label)
     ax.axhline(least, color="#555555", ls=":", label="least possible at γ = 1")
     ax.set(xlabel="training step", title=f"Training loss, {title}", ylim=0)
-axes[0].set(ylabel="loss")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 

@@ -1,0 +1,71 @@
+"""The built pages in headless Chromium, opened as files: light, dark and as narrow as a phone."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+SITE = Path(__file__).resolve().parents[1] / "docs" / "_build" / "html"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+PAGES = sorted(
+    str(path.relative_to(SITE))
+    for path in SITE.rglob("*.html")
+    if path.name not in {"genindex.html", "py-modindex.html"} and "_static" not in path.parts
+)
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's chromium"),
+    pytest.mark.skipif(not PAGES, reason="the site is not built: make html"),
+]
+
+# axe reads style sheets a second time through XMLHttpRequest, which files refuse.
+AXE_OPTIONS = {"preload": False}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        # --no-sandbox: Chromium's sandbox refuses to start for root, which CI machines often are.
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def opened(browser, name, **options):
+    """A page, with what it asked for and what it complained about."""
+    context = browser.new_context(**options)
+    page = context.new_page()
+    page.requests, page.complaints = [], []
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.on("requestfailed", lambda request: page.complaints.append(f"failed: {request.url}"))
+    page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.goto((SITE / name).as_uri())
+    page.wait_for_load_state("networkidle")
+    return page
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_keeps_to_itself_fits_a_phone_and_shows_no_barrier(browser, name):
+    page = opened(browser, name, color_scheme="light", viewport={"width": 1280, "height": 900})
+    inside = (SITE.as_uri(), "data:", "blob:")
+    assert [url for url in page.requests if not url.startswith(inside)] == []
+    assert page.complaints == []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(f"document.documentElement.dataset.theme == '{scheme}'")
+        assert barriers(page) == [], scheme
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.context.close()
+
+
+def barriers(page):
+    """What axe finds, a line a place."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    return [
+        f"{violation['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
+        for violation in axe.run(page, options=AXE_OPTIONS).response["violations"]
+        for node in violation["nodes"]
+    ]

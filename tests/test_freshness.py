@@ -1,0 +1,145 @@
+"""When a page runs again: the keys, and whole builds in a copy of the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+
+import freshness  # noqa: E402  (it lies in the site's folder of extensions)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with all that a key looks at, and some that it must not look at."""
+    monkeypatch.setenv("BNREF_DEVICE", "CPU")
+    monkeypatch.setenv("BNREF_SCALE", "quick")
+    monkeypatch.setenv("BNREF_DATA", "")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    files = {
+        "bnref/layers/norm.py": "a = 1\n",
+        "bnref/datasets.py": (ROOT / "bnref" / "datasets.py").read_text("utf-8"),
+        ".ci/constraints.txt": "tensorflow==2.21.0\n",
+        "gallery/pitfalls/plot_one.py": "read('sweep.csv')\n",
+        "gallery/pitfalls/plot_other.py": "b = 1\n",
+        "gallery/results/sweep.csv": "x\n1\n",
+        "gallery/results/unread.csv": "x\n1\n",
+        "docs/index.md": "# Title\n",
+        "README.md": "text\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return tmp_path
+
+
+def key(project):
+    script = project / "gallery" / "pitfalls" / "plot_one.py"
+    return freshness.page_key(script, freshness.environment_key(project), project)
+
+
+CHANGES_IT = ["gallery/pitfalls/plot_one.py", "gallery/results/sweep.csv", "bnref/layers/norm.py",
+              ".ci/constraints.txt"]  # fmt: skip
+LEAVES_IT = ["gallery/pitfalls/plot_other.py", "gallery/results/unread.csv", "docs/index.md",
+             "README.md"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES_IT + LEAVES_IT)
+def test_a_page_runs_again_when_what_it_depends_on_changes_and_not_otherwise(project, name):
+    before = key(project)
+    with (project / name).open("a") as file:
+        file.write("# more\n")
+    assert (key(project) != before) == (name in CHANGES_IT)
+
+
+@pytest.mark.parametrize("variable, value", [("BNREF_SCALE", "full"), ("BNREF_DEVICE", "GPU")])
+def test_a_page_runs_again_on_another_scale_or_device(project, monkeypatch, variable, value):
+    before = key(project)
+    monkeypatch.setenv(variable, value)
+    assert key(project) != before
+
+
+def test_a_page_runs_again_when_its_data_would_come_from_elsewhere(project, monkeypatch):
+    before, folder = key(project), project / "data"
+    folder.mkdir()
+    monkeypatch.setenv("BNREF_DATA", str(folder))
+    assert key(project) == before, "an empty folder changes nothing"
+    (folder / "mnist.npz").write_bytes(b"12345")
+    assert key(project) != before
+
+
+def test_a_file_that_only_moved_in_time_changes_nothing(project):
+    before = key(project)
+    for path in project.rglob("*.*"):
+        os.utime(path, (1, 1))
+    assert key(project) == before
+
+
+def test_an_unknown_scale_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("BNREF_SCALE", "huge")
+    with pytest.raises(SystemExit, match="BNREF_SCALE must be one of quick, full; received 'huge'"):
+        freshness.scale()
+
+
+class Checkout:
+    """A copy of the checkout with the cache of executed pages and nothing rendered."""
+
+    def __init__(self, folder):
+        names = ["bnref", "docs", "gallery", ".ci", ".cache", "pyproject.toml"]
+        ignore = shutil.ignore_patterns("_build", "__pycache__")
+        for name in names:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(
+                ROOT / name,
+                folder / name,
+                **({"ignore": ignore} if copy is shutil.copytree else {}),
+            )
+        self.folder, self.site = folder, folder / "docs" / "_build" / "html"
+
+    def build(self):
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        command = [sys.executable, "docs/build.py", "html"]
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    def executed(self):
+        """When each page was executed."""
+        return {path.name: path.read_bytes() for path in self.folder.glob("docs/gallery/_foot/*")}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    if not (ROOT / "docs" / "_build" / "html" / "index.html").exists():
+        pytest.skip("the site is not built: make html")
+    checkout = Checkout(tmp_path_factory.mktemp("checkout"))
+    checkout.before = checkout.executed()
+    checkout.first = checkout.build()
+    return checkout
+
+
+def test_a_fresh_checkout_with_the_cache_restored_executes_nothing(checkout):
+    assert checkout.first.returncode == 0, (
+        checkout.first.stdout[-3000:] + checkout.first.stderr[-3000:]
+    )
+    assert (checkout.site / "index.html").exists()
+    assert "Executing notebook" not in checkout.first.stdout
+    assert checkout.before and checkout.executed() == checkout.before
+
+
+def test_a_page_whose_claim_fails_stops_the_build_and_leaves_the_last_good_site(checkout):
+    good = (checkout.site / "index.html").read_bytes()
+    page = checkout.folder / "gallery" / "pitfalls" / "plot_a_false_claim.py"
+    page.write_text('"""\nA false claim\n=============\n\nText.\n"""\n\nassert 1 + 1 == 3\n')
+    (checkout.folder / "docs" / "index.md").write_text("# Another title\n")
+    failed = checkout.build()
+    assert failed.returncode != 0
+    assert "plot_a_false_claim.py" in failed.stderr + failed.stdout
+    assert (checkout.site / "index.html").read_bytes() == good
+    assert checkout.executed().items() >= checkout.before.items(), "nothing else ran again"

@@ -1,0 +1,95 @@
+"""The built pages as files: titles, pictures, links, feet. `make test` builds them first."""
+
+import ast
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "docs" / "_build" / "html"
+SCRIPTS = sorted((ROOT / "gallery").glob("*/plot_*.py"))
+
+pytestmark = pytest.mark.skipif(
+    not (SITE / "index.html").exists(), reason="the site is not built: make html"
+)
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """Every page, parsed, under its path."""
+    found = {
+        path: BeautifulSoup(path.read_text("utf-8"), "html.parser")
+        for path in sorted(SITE.rglob("*.html"))
+        if "_static" not in path.parts
+    }
+    assert len(found) > 10
+    return found
+
+
+def test_every_page_has_a_title_and_one_main_heading(pages):
+    for path, page in pages.items():
+        assert page.title and page.title.get_text().strip(), path
+        assert len(page.find_all("h1")) == 1, path
+
+
+def test_every_image_exists_and_says_what_it_shows(pages):
+    for path, page in pages.items():
+        for image in page.find_all("img"):
+            assert (path.parent / unquote(image["src"])).resolve().is_file(), (path, image["src"])
+            text = image.get("alt", "").strip()
+            assert text and not text.endswith((".png", ".svg")), (path, image["src"], text)
+            assert text.lower() not in {"plot", "thumbnail"}, (path, image["src"])
+
+
+def test_no_link_inside_the_site_is_broken(pages):
+    anchors = {
+        path: {tag["id"] for tag in page.find_all(id=True)} | {""} for path, page in pages.items()
+    }
+    for path, page in pages.items():
+        for link in page.find_all("a", href=True):
+            parts = urlsplit(link["href"])
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert target.is_file(), f"{path}: {link['href']}"
+            if target in anchors and "search" not in target.name:
+                assert unquote(parts.fragment) in anchors[target], f"{path}: {link['href']}"
+
+
+def test_no_page_names_another_host_for_anything_it_loads(pages):
+    for path, page in pages.items():
+        for tag in page.find_all(["script", "img", "link", "iframe", "source", "video"]):
+            for attribute in ("src", "href", "srcset"):
+                address = tag.get(attribute, "")
+                outside = "//" in address and tag.get("rel") != ["canonical"]
+                assert not outside, f"{path}: <{tag.name} {attribute}={address}>"
+
+
+def test_every_executed_page_says_what_it_ran_on(pages):
+    executed = [SITE / script.relative_to(ROOT).with_suffix(".html") for script in SCRIPTS]
+    executed += [SITE / "learn" / f"{name}.html" for name in ("what_it_computes", "backward_pass")]
+    for path in executed:
+        foot = pages[path].find("dl", class_="page-foot")
+        assert foot, path
+        names = [term.get_text().strip(" :") for term in foot.find_all("dt")]
+        assert names == ["Ran on", "Data", "Scale", "Versions", "Took"], path
+        assert all(text.get_text().strip() for text in foot.find_all("dd")), path
+
+
+def test_every_formula_is_drawn_without_a_script(pages):
+    formulas = sum(len(page.find_all("math")) for page in pages.values())
+    scripts = [tag for page in pages.values() for tag in page.find_all("script")]
+    assert formulas > 30
+    assert not [tag for tag in scripts if "mathjax" in str(tag).lower()]
+    assert not [path for path, page in pages.items() if "$$" in page.get_text()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_gallery_script_ends_by_asserting_what_it_claims(script):
+    text = script.read_text("utf-8")
+    conclusion = text.rpartition("# Conclusion\n")[2]
+    assert conclusion != text, "no cell called Conclusion"
+    assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(conclusion)))
+    assert len(text.splitlines()) <= 120
