@@ -5,16 +5,24 @@ interrupted or failed one leaves the last good site in place. Pages that ran are
 finish, so the next build goes on where this one stopped.
 """
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 BUILD = DOCS / "_build"
 BUILDERS = {"html": "html", "fast": "html", "linkcheck": "linkcheck"}
+# What the C++ side of TensorFlow and the notebooks' kernels say at every start, of no use here.
+NOISE = re.compile(
+    rb"WARNING: All log messages before absl|[IWE]0000 |\[IPKernelApp\] WARNING \| Kernel is"
+    rb"|To enable the following instructions: |WARNING:tensorflow:5 out of the last"
+)
 
 
 def main(mode):
@@ -25,7 +33,8 @@ def main(mode):
     started, doctrees, output = time.time(), BUILD / f"doctrees-{mode}", BUILD / f"work-{mode}"
     status = 1
     try:
-        status = run_sphinx(BUILDERS[mode], doctrees, output)
+        with filtered_stderr():
+            status = run_sphinx(BUILDERS[mode], doctrees, output)
     finally:
         if status:
             # A page that warned once is not read again: the next build must read all of them.
@@ -49,9 +58,9 @@ def prepare_environment(mode):
     print(f"Building the {os.environ['BNREF_SCALE']} site on {os.environ['BNREF_DEVICE']}s")
     if mode == "html" and not (DOCS / "gallery").exists():
         # A first build: fetch the data once, so that no page has to and no cache key changes.
-        fetch = "from bnref import datasets as d; [print(d.load(name)) for name in d._REGISTRY]"
-        subprocess.run([sys.executable, "-c", fetch], check=True)
+        subprocess.run([sys.executable, "-m", "bnref.datasets"], check=True)
     os.environ["BNREF_DOWNLOAD"] = "0"
+    os.environ["BNREF_EXECUTE"] = "1" if mode == "html" else "0"
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(DOCS / "_ext"), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
@@ -68,6 +77,30 @@ def run_sphinx(builder, doctrees, output):
 
     options = ["-b", builder, "-d", str(doctrees), "-W", "--keep-going", "-j", "2"]
     return build_main([*options, str(DOCS), str(output)])
+
+
+@contextlib.contextmanager
+def filtered_stderr():
+    """Pass on what is written to standard error, by child processes too, without the noise."""
+    (reading, writing), original = os.pipe(), os.dup(2)
+
+    def pass_on():
+        with os.fdopen(reading, "rb") as lines:
+            for line in lines:
+                if not NOISE.match(line):
+                    os.write(original, line)
+
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    os.dup2(writing, 2)
+    os.close(writing)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(original, 2)
+        # A worker that lives on holds its end open; what was written before is through by then.
+        thread.join(timeout=2)
 
 
 def publish(output, site):

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 import freshness
 
 SECTIONS = ["questions", "pitfalls", "performance"]
-execute = "html-fast" not in sys.argv and os.environ.get("BNREF_EXECUTE") != "0"
+execute = os.environ.get("BNREF_EXECUTE") != "0"
 
 project = "bnref"
 author = "The bnref authors"
@@ -28,6 +28,7 @@ extensions = [
     "sphinxcontrib.bibtex",
     "freshness",
     "foot",
+    "hero",
     "mathml",
     "coverage",
     "variants",
@@ -44,6 +45,9 @@ suppress_warnings = [
     # Sphinx cannot pickle some values that extensions put into the configuration.
     "config.cache",
 ]
+if not execute:
+    # The lexer of a notebook's cells is known only from a kernel that ran.
+    suppress_warnings.append("myst-nb.lexer")
 
 autodoc_typehints = "none"
 autodoc_default_options = {"member-order": "bysource"}
@@ -85,7 +89,6 @@ sphinx_gallery_conf = {
     "write_computation_times": False,  # that page loads scripts from another host
     "download_all_examples": False,
     "doc_module": ("bnref",),
-    "reference_url": {"bnref": None},
     "backreferences_dir": "gallery/_backreferences",
 }
 

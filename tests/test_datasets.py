@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 import os
+import runpy
 import sys
 import tarfile
 import threading
@@ -17,8 +18,8 @@ import keras
 import numpy as np
 import pytest
 
-from bnref import datasets
-from bnref.datasets import Dataset, available, load
+from bnref.datasets import Dataset, available, files, load, loading
+from bnref.datasets.registry import REGISTRY
 
 
 def arrays(*, train=6, test=4, shape=(28, 28), seed=0):
@@ -52,7 +53,7 @@ class Places:
         monkeypatch.setenv("KERAS_HOME", str(folder / "keras"))
         monkeypatch.setenv("HOME", str(folder))  # code that misses KERAS_HOME spoils nothing
         monkeypatch.setenv("BNREF_DOWNLOAD", "0")
-        monkeypatch.setattr(datasets, "_failed", set())
+        monkeypatch.setattr(files, "_failed", set())
 
     def put_own(self, name, data):
         path = self.own / f"{name}.npz"
@@ -61,19 +62,19 @@ class Places:
         return path
 
     def put_cached(self, name, data):
-        path = self.cache / datasets._REGISTRY[name].cached.name
+        path = self.cache / REGISTRY[name].cached.name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         self.expect(name, "cached", data)
         return path
 
     def expect(self, name, place, data):
-        entry = datasets._REGISTRY[name]
+        entry = REGISTRY[name]
         file = getattr(entry, place)
         algorithm = file.digest.split(":")[0]
         digest = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
         changed = {place: dataclasses.replace(file, digest=digest)}
-        self.monkeypatch.setitem(datasets._REGISTRY, name, dataclasses.replace(entry, **changed))
+        self.monkeypatch.setitem(REGISTRY, name, dataclasses.replace(entry, **changed))
 
 
 @pytest.fixture
@@ -101,8 +102,8 @@ def internet(places, monkeypatch):
 
     Internet.asked.clear()
     monkeypatch.setenv("BNREF_DOWNLOAD", "1")
-    monkeypatch.setattr(datasets, "_reachable", reachable)
-    monkeypatch.setattr(datasets, "_fetch", fetch)
+    monkeypatch.setattr(files, "_reachable", reachable)
+    monkeypatch.setattr(files, "_fetch", fetch)
     return Internet
 
 
@@ -314,7 +315,7 @@ def test_available_never_downloads(internet):
 def test_a_download_is_kept_in_keras_cache_for_the_next_time(places, internet):
     data = npz(**arrays())
     places.expect("mnist", "cached", data)
-    address = datasets._REGISTRY["mnist"].cached.address
+    address = REGISTRY["mnist"].cached.address
     internet.served = {address: data}
     assert load("mnist").stand_in is None
     assert load("mnist").source == f"Keras's cache, {address}"
@@ -325,7 +326,7 @@ def test_a_download_is_kept_in_keras_cache_for_the_next_time(places, internet):
 
 def test_a_failed_download_is_tried_once_and_leaves_no_file(places, internet, caplog):
     assert load("mnist").stand_in and load("mnist").stand_in and load("cifar10").stand_in
-    addresses = [datasets._REGISTRY[name].cached.address for name in ("mnist", "cifar10")]
+    addresses = [REGISTRY[name].cached.address for name in ("mnist", "cifar10")]
     assert internet.asked == addresses
     assert list(places.cache.iterdir()) == []
     reasons = [record.getMessage() for record in caplog.records if record.name == "bnref.download"]
@@ -333,7 +334,7 @@ def test_a_failed_download_is_tried_once_and_leaves_no_file(places, internet, ca
 
 
 def test_a_download_with_another_digest_is_refused_and_thrown_away(places, internet):
-    address = datasets._REGISTRY["mnist"].cached.address
+    address = REGISTRY["mnist"].cached.address
     internet.served = {address: b"<html>please log in</html>"}
     with pytest.raises(ValueError, match=r"digest should be 731c5.*set BNREF_DOWNLOAD=0"):
         load("mnist")
@@ -361,8 +362,8 @@ def test_a_silent_host_is_given_up(monkeypatch):
         return io.BytesIO()
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    monkeypatch.setattr(datasets, "_CONNECT_SECONDS", 0.01)
-    assert not datasets._reachable("https://example.org/data")
+    monkeypatch.setattr(files, "_CONNECT_SECONDS", 0.01)
+    assert not files._reachable("https://example.org/data")
     over.set()
 
 
@@ -377,7 +378,7 @@ def test_a_host_is_reachable_if_it_answers_to_head(monkeypatch, error):
         return io.BytesIO()
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    assert datasets._reachable("https://example.org/data") == (error is None)
+    assert files._reachable("https://example.org/data") == (error is None)
     assert requests == [("https://example.org/data", "HEAD")]
 
 
@@ -391,7 +392,7 @@ def test_keras_is_asked_for_the_very_path_and_draws_nothing_on_stdout(
         sys.stdout.write("Downloading")
 
     monkeypatch.setattr(keras.utils, "get_file", get_file)
-    datasets._fetch("https://example.org/a", tmp_path / "new" / "a.part")
+    files._fetch("https://example.org/a", tmp_path / "new" / "a.part")
     assert asked["origin"] == "https://example.org/a" and asked["force_download"]
     assert Path(asked["cache_subdir"], asked["fname"]) == tmp_path / "new" / "a.part"
     assert capsys.readouterr() == ("", "Downloading")
@@ -399,10 +400,10 @@ def test_keras_is_asked_for_the_very_path_and_draws_nothing_on_stdout(
 
 def test_the_cache_lies_where_keras_has_it(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    assert datasets._keras_folder() == tmp_path / "datasets"
+    assert files.keras_folder() == tmp_path / "datasets"
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert datasets._keras_folder() == tmp_path / ".keras" / "datasets"
+    assert files.keras_folder() == tmp_path / ".keras" / "datasets"
 
 
 @pytest.fixture
@@ -463,6 +464,12 @@ def test_the_line_of_a_data_set_has_name_source_sizes_licence_and_stand_in(numbe
     )
 
 
+def test_the_module_prints_the_line_of_every_data_set(places, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "bnref.datasets.__main__", raising=False)
+    runpy.run_module("bnref.datasets", run_name="__main__")
+    assert capsys.readouterr() == (f"{load('mnist')}\n{load('cifar10')}\n", "")
+
+
 @pytest.mark.skipif(not os.environ.get("BNREF_DATA"), reason="BNREF_DATA is not set")
 @pytest.mark.parametrize(
     "name, shape, tests", [("mnist", (28, 28, 1), 10_000), ("cifar10", (32, 32, 3), 9_977)]
@@ -470,7 +477,7 @@ def test_the_line_of_a_data_set_has_name_source_sizes_licence_and_stand_in(numbe
 def test_the_real_files_have_the_published_sizes_and_mean(name, shape, tests):
     if not Path(os.environ["BNREF_DATA"], f"{name}.npz").exists():
         pytest.skip(f"BNREF_DATA has no {name}.npz")
-    datasets._read.cache_clear()
+    loading._read.cache_clear()
     dataset = load(name)
     trains = {"mnist": 60_000, "cifar10": 50_000}[name]
     assert (dataset.x_train.shape, dataset.x_test.shape) == ((trains, *shape), (tests, *shape))
@@ -479,4 +486,4 @@ def test_the_real_files_have_the_published_sizes_and_mean(name, shape, tests):
     published = {"mnist": [0.1307], "cifar10": [0.4914, 0.4822, 0.4465]}[name]
     mean = dataset.x_train.mean(axis=(0, 1, 2), dtype=np.float64)
     np.testing.assert_allclose(mean, published, atol=6e-5)
-    datasets._read.cache_clear()  # most of a gigabyte
+    loading._read.cache_clear()  # most of a gigabyte

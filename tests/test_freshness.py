@@ -23,7 +23,6 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     files = {
         "bnref/layers/norm.py": "a = 1\n",
-        "bnref/datasets.py": (ROOT / "bnref" / "datasets.py").read_text("utf-8"),
         ".ci/constraints.txt": "tensorflow==2.21.0\n",
         "gallery/pitfalls/plot_one.py": "read('sweep.csv')\n",
         "gallery/pitfalls/plot_other.py": "b = 1\n",
@@ -36,6 +35,9 @@ def project(tmp_path, monkeypatch):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
+    datasets = Path("bnref", "datasets")
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / datasets, tmp_path / datasets, ignore=ignore)
     return tmp_path
 
 
@@ -72,6 +74,26 @@ def test_a_page_runs_again_when_its_data_would_come_from_elsewhere(project, monk
     assert key(project) == before, "an empty folder changes nothing"
     (folder / "mnist.npz").write_bytes(b"12345")
     assert key(project) != before
+
+
+def test_each_project_is_asked_for_its_own_data_sets_and_leaves_nothing_behind(project):
+    with (project / "bnref" / "datasets" / "registry.py").open("a") as file:
+        file.write('REGISTRY["more"] = REGISTRY["mnist"]\n')
+    before, usual = set(sys.modules), ["mnist=embedded", "cifar10=embedded"]
+    assert freshness.data_sources() == usual
+    assert freshness.data_sources(project) == [*usual, "more=embedded"]
+    assert freshness.data_sources() == usual
+    assert not [name for name in set(sys.modules) - before if "datasets" in name]
+
+
+def test_looking_where_the_data_is_imports_neither_the_package_nor_tensorflow():
+    code = """
+import sys, freshness
+freshness.data_sources()
+assert not {"bnref", "keras", "tensorflow"} & set(sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "docs" / "_ext")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 def test_a_file_that_only_moved_in_time_changes_nothing(project):

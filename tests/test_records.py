@@ -11,6 +11,7 @@ import pytest
 from bnref import devices, records
 from bnref.records import Record, provenance_line, read
 
+RECORDED = Path(__file__).resolve().parents[1] / "gallery" / "results"
 KEY, COLUMNS = ("norm", "seed"), ("norm", "seed", "step", "loss")
 
 
@@ -335,3 +336,19 @@ def test_progress_is_a_bar_in_a_terminal(record, capsys, monkeypatch):
 def test_reading_a_file_that_is_not_there_names_it(path):
     with pytest.raises(FileNotFoundError, match="sweep.csv"):
         records.read(path)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RECORDED.glob("*.csv")))
+def test_a_recorded_sweep_is_found_by_its_name(name):
+    path = records.recorded(name)
+    assert path.samefile(RECORDED / name)
+    assert {"date", "commit"} <= set(read(path)[0])
+
+
+@pytest.mark.parametrize("name", ["nothing.csv", "with_and_without", ""])
+def test_an_unknown_sweep_is_refused_by_name_and_those_there_are_listed(name):
+    names = ", ".join(sorted(path.name for path in RECORDED.glob("*.csv")))
+    with pytest.raises(ValueError) as caught:
+        records.recorded(name)
+    assert str(caught.value) == f"name must be one of {names}; received {name!r}"
+    assert "with_and_without.csv" in names

@@ -19,7 +19,7 @@ VERSIONS = ("tensorflow", "keras", "numpy")
 STYLE = {
     "figure.figsize": (7.0, 3.8), "figure.dpi": 100, "savefig.dpi": 100,
     "figure.constrained_layout.use": True, "font.size": 11, "axes.titlesize": 11,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#dddddd", "grid.linewidth": 0.6, "legend.frameon": False,
     "lines.linewidth": 1.8, "axes.titlelocation": "left",
 }  # fmt: skip

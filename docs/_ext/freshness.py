@@ -6,6 +6,7 @@ sphinx-gallery itself looks at the script alone; where the key beside its genera
 the mark that calls the page finished is removed.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -54,12 +55,24 @@ def environment_key(root=ROOT):
 
 def data_sources(root=ROOT):
     """For each data set, where it would be read from now."""
-    # Loaded as a file: importing the package would import TensorFlow, four seconds for nothing.
-    spec = importlib.util.spec_from_file_location("_datasets", root / "bnref" / "datasets.py")
-    datasets = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = datasets
-    spec.loader.exec_module(datasets)
-    return [f"{name}={datasets.available(name)}" for name in datasets._REGISTRY]
+    with loaded_alone(root / "bnref" / "datasets") as datasets:
+        return [f"{name}={datasets.available(name)}" for name in datasets.registry.REGISTRY]
+
+
+@contextlib.contextmanager
+def loaded_alone(folder):
+    """A package without the one around it: bnref would import TensorFlow, four seconds more."""
+    spec = importlib.util.spec_from_file_location(
+        f"_{folder.name}", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its relative imports look for it
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:  # so that the same folder of another checkout can be loaded next
+        for name in [each for each in sys.modules if each.split(".")[0] == spec.name]:
+            del sys.modules[name]
 
 
 def page_key(script, shared, root=ROOT):

@@ -1,0 +1,10 @@
+"""Load each data set, downloading what can be, and print one line for each."""
+
+from .loading import from_first_source
+from .registry import REGISTRY
+
+__all__ = []
+
+if __name__ == "__main__":
+    for name in REGISTRY:
+        print(from_first_source(name))

@@ -1,0 +1,61 @@
+"""Reading recorded files, and finding those that travel with the package."""
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from bnref.records.cells import as_array
+from bnref.records.table import parse
+
+__all__ = ["read", "recorded"]
+
+
+def read(path) -> tuple[dict, dict[str, np.ndarray]]:
+    """Read a recorded file.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A file that `Record` wrote.
+
+    Returns
+    -------
+    provenance : dict of str
+        The entries of its head.
+    columns : dict of numpy.ndarray
+        An array of shape (rows,) a column: float64 where every entry is a number, else str.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it has no line of columns or no rows, or a line is incomplete.
+    """
+    provenance, names, lines = parse(Path(path))
+    if not lines:
+        raise ValueError(f"{path} has no rows after its columns {names}")
+    return provenance, {
+        name: as_array(column) for name, column in zip(names, zip(*lines, strict=True), strict=True)
+    }
+
+
+def recorded(name: str) -> Path:
+    """Path of a recorded sweep that travels with the package.
+
+    Parameters
+    ----------
+    name : str
+        Its file name, such as ``"with_and_without.csv"``.
+
+    Raises
+    ------
+    ValueError
+        If no such file was recorded; the message lists those there are.
+    """
+    folder = Path(str(resources.files("bnref.recorded")))
+    if not (folder / name).is_file():
+        names = ", ".join(sorted(path.name for path in folder.glob("*.csv")))
+        raise ValueError(f"name must be one of {names}; received {name!r}")
+    return folder / name

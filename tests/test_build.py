@@ -1,0 +1,76 @@
+"""The build's driver: what it prints, and how a finished site replaces the last one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+sys.path.insert(0, str(DOCS))
+
+import build  # noqa: E402  (it lies in docs/)
+
+
+def test_noise_is_dropped_and_every_other_line_arrives_from_children_too():
+    code = """
+import os, sys, build
+with build.filtered_stderr():
+    print("a warning of the build", file=sys.stderr)
+    os.system("echo 'I0000 00:00 cudart_stub.cc:31] no cuda' >&2; echo 'from a child' >&2")
+print("afterwards", file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=DOCS, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines() == ["a warning of the build", "from a child", "afterwards"]
+
+
+def test_a_finished_site_replaces_the_last_one_whole(tmp_path):
+    output, site = tmp_path / "work", tmp_path / "html"
+    for folder, text in ((output, "new"), (site, "old")):
+        folder.mkdir()
+        (folder / "index.html").write_text(text)
+    (site / "removed.html").write_text("old")
+    build.publish(output, site)
+    assert (site / "index.html").read_text() == "new"
+    assert sorted(path.name for path in site.iterdir()) == ["index.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["html", "work"]
+
+
+def test_an_interrupted_copy_leaves_the_last_site(tmp_path, monkeypatch):
+    output, site = tmp_path / "work", tmp_path / "html"
+    for folder, text in ((output, "new"), (site, "old")):
+        folder.mkdir()
+        (folder / "index.html").write_text(text)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build.shutil, "copytree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build.publish(output, site)
+    assert (site / "index.html").read_text() == "old"
+    build.publish(output, site)
+    assert (site / "index.html").read_text() == "new"
+
+
+@pytest.mark.parametrize("status, kept", [(0, True), (2, False)])
+def test_after_a_failure_the_next_build_reads_every_page(tmp_path, monkeypatch, status, kept):
+    def run(builder, doctrees, output):
+        for folder in (doctrees, output):
+            folder.mkdir(parents=True)
+        return status
+
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    monkeypatch.setattr(build, "run_sphinx", run)
+    monkeypatch.setattr(build, "prepare_environment", lambda mode: None)
+    assert build.main("html") == status
+    assert (tmp_path / "doctrees-html").exists() == kept
+    assert (tmp_path / "html").exists() == kept
+
+
+def test_an_unknown_mode_is_refused_by_name():
+    with pytest.raises(SystemExit, match="mode must be one of html, fast, linkcheck; received 'x'"):
+        build.main("x")
