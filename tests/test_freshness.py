@@ -103,6 +103,12 @@ def test_a_file_that_only_moved_in_time_changes_nothing(project):
     assert key(project) == before
 
 
+def test_an_unknown_kind_of_device_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("BNREF_DEVICE", "TPU")
+    with pytest.raises(SystemExit, match="BNREF_DEVICE must be one of CPU, GPU; received 'TPU'"):
+        freshness.device_kind()
+
+
 def test_an_unknown_scale_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("BNREF_SCALE", "huge")
     with pytest.raises(SystemExit, match="BNREF_SCALE must be one of quick, full; received 'huge'"):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALES = ("quick", "full")
+KINDS = ("CPU", "GPU")
 KEPT_NOTEBOOK_CACHES = 4
 
 
@@ -25,6 +26,8 @@ def device_kind():
     """GPU where TensorFlow sees one, else CPU; asks TensorFlow only where a GPU may be."""
     known = os.environ.get("BNREF_DEVICE")
     if known:
+        if known not in KINDS:
+            sys.exit(f"BNREF_DEVICE must be one of {', '.join(KINDS)}; received {known!r}")
         return known
     nodes = ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"]
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")

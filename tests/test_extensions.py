@@ -1,0 +1,96 @@
+"""The site's small Sphinx extensions, each by what it must do or refuse."""
+
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+
+import accessible  # noqa: E402  (they lie in the site's folder of extensions)
+import coverage  # noqa: E402
+import foot  # noqa: E402
+import mathml  # noqa: E402
+import variants  # noqa: E402
+from sphinx.errors import ExtensionError  # noqa: E402
+
+import bnref  # noqa: E402
+
+
+def test_every_public_name_is_found_without_importing():
+    names = coverage.public_names()
+    assert names["bnref"] == bnref.__all__
+    assert names["bnref.layers"] == bnref.layers.__all__
+    assert {"load", "available", "Dataset"} == set(names["bnref.datasets"])
+
+
+def test_a_public_name_without_a_description_is_reported(monkeypatch):
+    monkeypatch.setattr(
+        coverage, "public_names", lambda: {"bnref": ["Known", "Forgotten", "module"]}
+    )
+    domain = SimpleNamespace(objects={"bnref.Known": None}, modules={"bnref.module": None})
+    told = []
+    monkeypatch.setattr(coverage.logger, "warning", lambda text, *rest: told.append(text % rest))
+    coverage.check(None, SimpleNamespace(get_domain=lambda name: domain))
+    assert told == ["bnref.Forgotten is public but not in the API reference"]
+
+
+def test_the_table_of_variants_says_what_the_hooks_say_and_marks_what_differs():
+    rows = {row[0].rpartition(".")[2].rstrip("`"): row[1:] for row in variants.rows()}
+    assert set(rows) == set(bnref.layers.__all__)
+    whose, remembered, used, papers, file, _ = rows["CumulativeBatchNorm"]
+    assert remembered == "**By the mean of all batches so far.**"
+    assert not whose.startswith("**") and not used.startswith("**")
+    assert file == "``bnref/layers/cumulative_batch_norm.py``"
+    assert not any(cell.startswith("**") for cell in rows["BatchNorm"])
+    assert rows["BatchNorm"][3] == "1502.03167"
+
+
+def test_a_hook_that_does_not_answer_its_question_is_refused():
+    class Silent(bnref.BatchNorm):
+        def update_population(self, moments):
+            """Do something."""
+
+    with pytest.raises(ValueError, match="Silent.update_population: the docstring must begin"):
+        variants.answer(Silent, "update_population", "Remembered how?")
+
+
+def test_a_formula_that_cannot_be_read_names_its_page():
+    assert "<mfrac>" in mathml.to_mathml(r"\frac{a}{b}", True, "page")
+    with pytest.raises(ExtensionError, match=r"learn/page: cannot read the formula '\\\\frac"):
+        mathml.to_mathml(r"\frac{", True, "learn/page")
+
+
+def test_a_card_is_given_the_text_of_its_title():
+    card = (
+        '<div class="sphx-glr-thumbcontainer" tooltip="x"><img alt="" src="a.png" />'
+        '<p><a href="a.html"><span class="doc">A title</span></a></p></div>'
+    )
+    context = {"body": card + card.replace("A title", "Another")}
+    accessible.repair(None, "index", "page.html", context, None)
+    assert 'alt="A figure of: A title"' in context["body"]
+    assert 'alt="A figure of: Another"' in context["body"]
+
+
+def test_the_foot_collects_the_data_that_a_page_loaded_once_each():
+    watch, log = foot._Watch(), logging.getLogger("bnref.datasets")
+    log.addHandler(watch)
+    try:
+        for _ in range(2):
+            log.warning("loaded", extra={"dataset": "mnist from somewhere"})
+        log.warning("nothing of a data set")
+    finally:
+        log.removeHandler(watch)
+    assert watch.data == ["mnist from somewhere"]
+    facts = {
+        "devices": "2 CPUs", "data": watch.data, "scale": "quick", "python": "3.11.7",
+        "versions": {"keras": "3.15.1"}, "seconds": 1.26,
+    }  # fmt: skip
+    assert foot.lines(facts) == [
+        ("Ran on", "2 CPUs"), ("Data", "mnist from somewhere"), ("Scale", "quick"),
+        ("Versions", "Python 3.11.7, keras 3.15.1"), ("Took", "1.3 s"),
+    ]  # fmt: skip
+    assert ("Data", "made on the page") in foot.lines({**facts, "data": []})
