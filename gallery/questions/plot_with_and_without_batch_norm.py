@@ -3,14 +3,14 @@ Does batch norm make this MNIST network learn faster?
 =====================================================
 
 A little, and only at first: over five random starts it recognizes 95 % of the test digits after
-**44 batches instead of 60**, and both networks end near 98.7 %. At inference it looks far worse:
-normalized by the moving average, the very same weights fall back to chance and need **378 batches**
-to get to 95 %. What is slow is not the network but the average, which starts at variance 1.
+**44 batches instead of 60**, and both networks get to 98.6 or 98.7 %. At inference it looks far
+worse: normalized by the moving average, the very same weights fall back to chance, need **378
+batches** to get to 95 %, and end at 97.5 %. The network is not slow; the average is.
 
 The post "with and without" (in Chinese) trains two 5×5 convolutions of 32 and 64 filters and 1024
-units on MNIST, with and without batch norm, and shows the accuracy of 80 tests. This page repeats
-it twice: at its full size from a recording, and smaller while the page is built. What the post's
-code does wrong: :doc:`plot_with_and_without_fails_one_image_at_a_time` and
+units on MNIST, and shows the accuracy of 80 tests. This page repeats it at its full size, recorded,
+and smaller, while the page is built. What the post's code does wrong:
+:doc:`plot_with_and_without_fails_one_image_at_a_time` and
 :doc:`plot_with_and_without_normalizes_its_logits`.
 """
 
@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, records, training
+from bnref import datasets, devices, models, population, records, training
 
 # %%
 # The post's setting, recorded
@@ -34,7 +34,6 @@ steps = np.unique(recorded["step"])
 
 
 def curves(arm, column="accuracy"):
-    """One row a start."""
     return recorded[column][recorded["arm"] == arm].reshape(-1, len(steps))
 
 
@@ -64,7 +63,9 @@ print(textwrap.fill(records.provenance_line(provenance), 95))
 # ------------------------------
 # It answers question 2, *remembered how*, by P ← 0.99 P + 0.01 B, from variance 1. After t batches
 # the start still weighs 0.99ᵗ, and here the variances are far below 1: until 0.99ᵗ is far below
-# them too, the layer divides mostly by the start. A debiased average is the same without the start.
+# them too, the layer divides mostly by the start. A debiased average has no start and gets to 95 %
+# after 60 batches, but ends a point below batch statistics, because it holds those of past weights.
+# Recomputed from 20 batches, the population is right at once.
 #
 # The same, while this page was built
 # -----------------------------------
@@ -83,14 +84,17 @@ def live(norm, seed):
     model = models.two_convolutions(norm, filters=(8, 16), units=64)
     options = {"steps": 160, "batch_size": 64, "every": 20, "measure": measured, "seed": seed}
     adam = keras.optimizers.Adam(0.002)
-    return training.train(model, data.x_train, data.y_train, optimizer=adam, **options)["accuracy"]
+    history = training.train(model, data.x_train, data.y_train, optimizer=adam, **options)
+    if norm:
+        population.recompute(model, np.split(data.x_train[:2000], 20))
+    return [*history["accuracy"], measured(model)["accuracy"]]
 
 
 seeds = range(devices.at_scale(quick=3, full=10))
 small = {name: np.array([live(norm, seed) for seed in seeds]) for name, norm in norms.items()}
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 for (name, values), colour in zip(small.items(), ["C4", "C2", "C1"], strict=True):
-    ax.plot(np.arange(0, 161, 20), values.T, color=colour, lw=1.2)
+    ax.plot(np.arange(0, 161, 20), values[:, :-1].T, color=colour, lw=1.2)
     ax.plot([], color=colour, label=name)
 ax.set(xlabel="batch", ylabel="test accuracy", title="A small network, several starts")
 ax.legend()
@@ -100,20 +104,16 @@ plt.show()
 # Conclusion
 # ----------
 
-
-def reaches(curves, accuracy=0.95):
-    """The first test, in batches, at which each start has the accuracy."""
-    return steps[np.argmax(curves >= accuracy, axis=1)].astype(int)
-
-
-first = {name: reaches(values) for name, values in lines.items()}
+first = {name: steps[np.argmax(values >= 0.95, axis=1)] for name, values in lines.items()}
 last = {name: values[:, -5:].mean() for name, values in lines.items()}
 for name in lines:
     print(f"{name:26} 95 % after {first[name]} batches, at the end {last[name]:.4f}")
-print("live, after 160 batches:", {name: values[:, -1].mean() for name, values in small.items()})
+for name, values in small.items():
+    now, recomputed = values[:, -2:].mean(0)
+    print(f"live, {name:20} after 160 batches {now:.3f}, population recomputed {recomputed:.3f}")
 without, batch, debiased, moving, posted = lines
 assert [first[name].mean() for name in (batch, without, moving)] == [44, 60, 378]
 assert lines[moving][:, steps > 50].min(1).max() < 0.25, "every start falls back to chance"
 assert abs(last[batch] - last[without]) < 0.003 and last[posted] < last[without]
-assert first[debiased].mean() < 80 and small["debiased"][:, -1].mean() > 0.9
-assert small["debiased"][:, -1].mean() - small["moving"][:, -1].mean() > 0.1
+assert first[debiased].mean() < 80 and 0.005 < last[batch] - last[debiased] < 0.02
+assert (small["moving"][:, -2] < 0.9).all() and (small["moving"][:, -1] > 0.9).all()
