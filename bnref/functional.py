@@ -59,6 +59,8 @@ def moments(x):
     ------
     ValueError
         `x` is not floating point, has fewer than two axes or has no example.
+    tf.errors.InvalidArgumentError
+        `x` has no example, which a graph for batches of any size learns only when it runs.
 
     Notes
     -----
@@ -171,6 +173,11 @@ def _rows(x):
     rows = tf.reshape(x, (-1, x.shape[-1]))
     if rows.shape[0] == 0:
         raise ValueError(f"x must hold at least one example; received shape {x.shape}")
+    if rows.shape[0] is None:
+        # The graph of a batch of any size: only a run can tell. (XLA leaves assertions out.)
+        told = tf.debugging.assert_positive(tf.size(x), "x must hold at least one example")
+        with tf.control_dependencies([told]):
+            rows = tf.identity(rows)
     return rows if x.dtype == tf.float64 else tf.cast(rows, tf.float32)
 
 

@@ -74,5 +74,6 @@ def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu")
 
 
 def _check_norm(norm):
-    if norm is not None and not callable(norm):
+    # A layer is callable too, but it is one layer, and there are several places.
+    if norm is not None and (not callable(norm) or isinstance(norm, keras.layers.Layer)):
         raise ValueError(f"norm must be None or a callable that makes a layer; received {norm!r}")

@@ -23,6 +23,7 @@ NOISE = re.compile(
     rb"WARNING: All log messages before absl|[IWE]0000 |\[IPKernelApp\] WARNING \| Kernel is"
     rb"|To enable the following instructions: |WARNING:tensorflow:5 out of the last"
 )
+LAST = b"(end of the build's messages)\n"
 
 
 def main(mode):
@@ -87,6 +88,8 @@ def filtered_stderr():
     def pass_on():
         with os.fdopen(reading, "rb") as lines:
             for line in lines:
+                if line == LAST:
+                    return  # not the end of the pipe: a worker that lives on holds it open
                 if not NOISE.match(line):
                     os.write(original, line)
 
@@ -98,9 +101,9 @@ def filtered_stderr():
         yield
     finally:
         sys.stderr.flush()
+        os.write(2, LAST)
         os.dup2(original, 2)
-        # A worker that lives on holds its end open; what was written before is through by then.
-        thread.join(timeout=2)
+        thread.join()
 
 
 def publish(output, site):

@@ -398,6 +398,25 @@ def refused(name, value):
     return pytest.raises(ValueError, match=rf"{name} must be .*received {re.escape(repr(value))}")
 
 
+def test_an_empty_batch_in_a_graph_of_any_size_is_refused_when_it_runs_and_moves_nothing():
+    layer = layer_with_state(momentum=0.5)
+    before = state(layer)
+    step = tf.function(
+        lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, 3], tf.float32)]
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="x must hold at least one example"):
+        step(tf.zeros((0, 3)))
+    assert_same_state(layer, before)
+    step(tf.constant([[1.0, 2.0, 3.0], [2.0, 5.0, 9.0]]))
+    assert not np.array_equal(layer.moving_mean, before["moving_mean"])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_momentum_from_numpy_is_a_number(kind):
+    layer = BatchNorm(momentum=kind(0.5), epsilon=kind(0.25))
+    assert (layer.momentum, layer.epsilon) == (0.5, 0.25)
+
+
 @pytest.mark.parametrize("momentum", [-0.1, 1.0, 1, 1.5, "0.9", None, True, float("nan")])
 def test_a_momentum_outside_zero_to_one_is_refused_by_name(momentum):
     with refused("momentum", momentum):

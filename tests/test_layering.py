@@ -124,14 +124,6 @@ def test_imports_are_absolute_but_in_the_folder_that_the_site_loads_alone(path):
 
 
 @pytest.mark.parametrize("path", sources(PACKAGE), ids=module_name)
-def test_only_data_sets_import_relatively_and_never_from_outside_their_folder(path):
-    """The other tests here read absolute imports."""
-    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-    levels = {each.level for each in nodes if isinstance(each, ast.ImportFrom)}
-    assert levels <= ({0, 1} if path.parent.name == "datasets" else {0})
-
-
-@pytest.mark.parametrize("path", sources(PACKAGE), ids=module_name)
 def test_no_module_imports_what_only_the_site_needs(path):
     names = set(imported(path.read_text("utf-8")))
     assert not [each for each in names for other in FOREIGN if f"{each}.".startswith(f"{other}.")]

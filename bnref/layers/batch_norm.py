@@ -1,6 +1,7 @@
 """Batch normalization, with one hook for each of the three questions a variant answers."""
 
 import math
+from numbers import Real
 
 import keras
 import tensorflow as tf
@@ -142,4 +143,4 @@ class BatchNorm(keras.layers.Layer):
 
 
 def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
