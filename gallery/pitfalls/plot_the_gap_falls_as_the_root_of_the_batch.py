@@ -97,7 +97,7 @@ plt.show()
 # the weights: the first call moves the population. Values a channel are N·H·W after a convolution,
 # but neighbouring pixels resemble each other, so the gap is larger than N·H·W promises.
 #
-# - Batches large enough: read N off the left figure.
+# - Batches large enough: read N off the left figure above.
 # - Small batches: statistics of more examples (several replicas together), or none of the batch
 #   (group or layer normalization).
 # - Never compare training loss in training mode with validation loss at inference and call the

@@ -82,7 +82,7 @@ def measured(model):
 def live(norm, seed):
     keras.utils.set_random_seed(seed)
     model = models.two_convolutions(norm, filters=(8, 16), units=64)
-    options = {"steps": 160, "batch_size": 64, "every": 20, "measure": measured, "seed": seed}
+    options = {"steps": 120, "batch_size": 64, "every": 20, "measure": measured, "seed": seed}
     adam = keras.optimizers.Adam(0.002)
     history = training.train(model, data.x_train, data.y_train, optimizer=adam, **options)
     if norm:
@@ -94,7 +94,7 @@ seeds = range(devices.at_scale(quick=3, full=10))
 small = {name: np.array([live(norm, seed) for seed in seeds]) for name, norm in norms.items()}
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 for (name, values), colour in zip(small.items(), ["C4", "C2", "C1"], strict=True):
-    ax.plot(np.arange(0, 161, 20), values[:, :-1].T, color=colour, lw=1.2)
+    ax.plot(np.arange(0, 121, 20), values[:, :-1].T, color=colour, lw=1.2)
     ax.plot([], color=colour, label=name)
 ax.set(xlabel="batch", ylabel="test accuracy", title="A small network, several starts")
 ax.legend()
@@ -110,7 +110,7 @@ for name in lines:
     print(f"{name:26} 95 % after {first[name]} batches, at the end {last[name]:.4f}")
 for name, values in small.items():
     now, recomputed = values[:, -2:].mean(0)
-    print(f"live, {name:20} after 160 batches {now:.3f}, population recomputed {recomputed:.3f}")
+    print(f"live, {name:20} after 120 batches {now:.3f}, population recomputed {recomputed:.3f}")
 without, batch, debiased, moving, posted = lines
 assert [first[name].mean() for name in (batch, without, moving)] == [44, 60, 378]
 assert lines[moving][:, steps > 50].min(1).max() < 0.25, "every start falls back to chance"

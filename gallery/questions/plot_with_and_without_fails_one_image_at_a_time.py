@@ -69,8 +69,8 @@ repaired = [accuracy(model) for model in right]
 
 selfish = [trained(seed, AlwaysBatch) for seed in seeds]
 together = [accuracy(model) for model in selfish]
-alone = [accuracy(model, images=100, batch_size=1) for model in selfish]
-repaired_alone = [accuracy(model, images=100, batch_size=1) for model in right]
+alone = [accuracy(model, images=50, batch_size=1) for model in selfish]
+repaired_alone = [accuracy(model, images=50, batch_size=1) for model in right]
 
 # %%
 # **Population never assigned.** The cure for a network that is trained already: recompute its
@@ -114,7 +114,7 @@ plt.show()
 for name, (posted, mended) in rows.items():
     print(f"{name:26} as posted {np.round(posted, 3)}   repaired {np.round(mended, 3)}")
 assert max(alone) < 0.2 and min(together) > 0.9, "good in a batch, chance alone"
-in_a_batch = [accuracy(model, images=100, batch_size=100) for model in right]
+in_a_batch = [accuracy(model, images=50, batch_size=50) for model in right]
 assert repaired_alone == in_a_batch, "a prediction must not depend on the other images"
 assert unassigned and np.mean(recomputed) - np.mean(never) > 0.1
 assert np.mean(dropped) < np.mean(repaired)
