@@ -17,7 +17,7 @@ from docutils import nodes
 FOLDER = Path(__file__).resolve().parents[1] / "gallery" / "_foot"
 VERSIONS = ("tensorflow", "keras", "numpy")
 STYLE = {
-    "figure.figsize": (7.0, 3.8), "figure.dpi": 100, "savefig.dpi": 100,
+    "figure.figsize": (6.2, 3.6), "figure.dpi": 100, "savefig.dpi": 100,
     "figure.constrained_layout.use": True, "font.size": 11, "axes.titlesize": 11,
     "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#dddddd", "grid.linewidth": 0.6, "legend.frameon": False,

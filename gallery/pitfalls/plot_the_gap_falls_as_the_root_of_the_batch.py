@@ -78,7 +78,7 @@ def accuracies(model):
 scores = np.array([accuracies(trained(seed)) for seed in range(devices.at_scale(quick=3, full=10))])
 loss_of_accuracy = scores[:, :1] - scores[:, 1:]
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.5), layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 3.5), layout="constrained")
 left.loglog(sizes, predicted, color="#555555", ls=":", label="√(3/2N)")
 left.loglog(sizes, measured, "o", label="measured")
 left.set(

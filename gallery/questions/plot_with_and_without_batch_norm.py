@@ -38,7 +38,7 @@ def curves(arm, column="accuracy"):
 
 
 def draw(ax, steps, lines):
-    for (name, values), colour in zip(lines.items(), ["C4", "C0", "C2", "C1", "C3"], strict=False):
+    for (name, values), colour in zip(lines.items(), ["C4", "C0", "C2", "C1", "C5"], strict=False):
         ax.plot(steps, values.mean(0), color=colour, label=name)
         ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
 
@@ -50,11 +50,11 @@ lines = {
     "with, moving average": curves("with"),
     "with, as posted": curves("posted with"),
 }
-fig, axes = plt.subplots(1, 2, figsize=(7, 4.2), layout="constrained", sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(6.2, 4.4), layout="constrained", sharey=True)
 for ax, last in zip(axes, (120, 800), strict=True):
     draw(ax, steps, lines)
     ax.set(xlim=(0, last), ylim=(0.5, 1), xlabel="batch", title=f"Test accuracy, {last} batches")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
 print(textwrap.fill(records.provenance_line(provenance), 95))
 
@@ -92,7 +92,7 @@ def live(norm, seed):
 
 seeds = range(devices.at_scale(quick=3, full=10))
 small = {name: np.array([live(norm, seed) for seed in seeds]) for name, norm in norms.items()}
-fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.2, 3), layout="constrained")
 for (name, values), colour in zip(small.items(), ["C4", "C2", "C1"], strict=True):
     ax.plot(np.arange(0, 121, 20), values[:, :-1].T, color=colour, lw=1.2)
     ax.plot([], color=colour, label=name)

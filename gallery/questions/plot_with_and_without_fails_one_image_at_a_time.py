@@ -94,7 +94,7 @@ rows = {
     "population never assigned": (never, recomputed),
     "one image at a time": (alone, repaired_alone),
 }
-fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.2, 2.8), layout="constrained")
 for line, (name, (posted, mended)) in enumerate(rows.items()):
     ax.plot(posted, [name] * len(seeds), "X", color="C1", ms=9, label="" if line else "as posted")
     ax.plot(mended, [name] * len(seeds), "o", color="C0", ms=8, label="" if line else "repaired")

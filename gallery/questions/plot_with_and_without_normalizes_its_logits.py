@@ -76,7 +76,7 @@ runs = {name: [trained(seed, *arm) for seed in seeds] for name, arm in arms.item
 losses = {name: np.array([loss for loss, _, _ in run]) for name, run in runs.items()}
 accuracies = {name: np.array([share for _, share, _ in run]) for name, run in runs.items()}
 
-fig, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(6.2, 3.4), layout="constrained")
 bounds = {"sigmoid": least_sigmoid, "softmax": least_softmax}
 for ax, (title, least) in zip(axes, bounds.items(), strict=True):
     for colour, name in zip(("C1", "C0"), [name for name in arms if title in name], strict=True):
@@ -85,7 +85,7 @@ for ax, (title, least) in zip(axes, bounds.items(), strict=True):
         ax.plot([], color=colour, label=label)
     ax.axhline(least, color="#555555", ls=":", label="least possible at γ = 1")
     ax.set(xlabel="training step", title=f"Training loss, {title}", ylim=0)
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
