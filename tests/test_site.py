@@ -78,6 +78,13 @@ def test_every_executed_page_says_what_it_ran_on(pages):
         assert all(text.get_text().strip() for text in foot.find_all("dd")), path
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_gallery_page_shows_its_figure_before_its_code(pages, script):
+    article = pages[SITE / script.relative_to(ROOT).with_suffix(".html")].find("article")
+    kinds = [tag.name for tag in article.find_all(["img", "pre"])]
+    assert kinds[0] == "img" and kinds.count("img") >= 2
+
+
 def test_every_formula_is_drawn_without_a_script(pages):
     formulas = sum(len(page.find_all("math")) for page in pages.values())
     scripts = [tag for page in pages.values() for tag in page.find_all("script")]
