@@ -31,6 +31,7 @@ extensions = [
     "hero",
     "mathml",
     "coverage",
+    "signatures",
     "variants",
     "accessible",
 ]

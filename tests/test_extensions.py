@@ -44,7 +44,7 @@ def test_the_table_of_variants_says_what_the_hooks_say_and_marks_what_differs():
     whose, remembered, used, papers, file, _ = rows["CumulativeBatchNorm"]
     assert remembered == "**By the mean of all batches so far.**"
     assert not whose.startswith("**") and not used.startswith("**")
-    assert file == "``bnref/layers/cumulative_batch_norm.py``"
+    assert file == "``cumulative_batch_norm.py``"
     assert not any(cell.startswith("**") for cell in rows["BatchNorm"])
     assert rows["BatchNorm"][3] == "1502.03167"
 

@@ -28,7 +28,7 @@ def rows():
     classes.sort(key=lambda cls: (len(cls.__mro__), cls.__name__))
     for cls in classes:
         answers = [answer(cls, hook, question) for hook, question in HOOKS.items()]
-        path = Path(inspect.getfile(cls)).resolve().relative_to(ROOT)
+        path = Path(inspect.getfile(cls)).name
         yield [f":py:class:`~bnref.layers.{cls.__name__}`", *answers, papers(cls),
                f"``{path}``", page(cls)]  # fmt: skip
 
