@@ -26,36 +26,34 @@ from bnref import datasets, devices, models, population, records, training
 # %%
 # The post's setting, recorded
 # ----------------------------
-# Batches of 64, Adam with 0.002, dropout 0.5, 800 batches, tested every 10 batches; lines are means
-# over five starts, bands go from the worst to the best.
+# Batches of 64, Adam with 0.002, dropout 0.5, 800 batches, tested every 10; lines are means over
+# five starts, bands go from the worst to the best. (The posted loss is another; its scale differs.)
 
 provenance, recorded = records.read(records.recorded("with_and_without.csv"))
 steps = np.unique(recorded["step"])
-
-
-def curves(arm, column="accuracy"):
-    return recorded[column][recorded["arm"] == arm].reshape(-1, len(steps))
-
-
-def draw(ax, steps, lines):
-    for (name, values), colour in zip(lines.items(), ["C4", "C0", "C2", "C1", "C5"], strict=False):
-        ax.plot(steps, values.mean(0), color=colour, label=name)
-        ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
-
-
-lines = {
-    "without": curves("without"),
-    "with, by batch statistics": curves("with", "batch_accuracy"),
-    "with, debiased average": curves("with, debiased"),
-    "with, moving average": curves("with"),
-    "with, as posted": curves("posted with"),
+ARMS = {  # colour, arm in the record, and whose statistics normalize in the test
+    "without": ("C4", "without", ""),
+    "with, by batch statistics": ("C0", "with", "batch_"),
+    "with, debiased average": ("C2", "with, debiased", ""),
+    "with, moving average": ("C1", "with", ""),
+    "with, as posted": ("C5", "posted with", ""),
 }
-fig, axes = plt.subplots(1, 2, figsize=(6.2, 4.4), layout="constrained", sharey=True)
-for ax, last in zip(axes, (120, 800), strict=True):
-    draw(ax, steps, lines)
-    ax.set(xlim=(0, last), ylim=(0.5, 1), xlabel="batch", title=f"Test accuracy, {last} batches")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+lines = {"accuracy": {}, "loss": {}}  # for each arm one row a start
+fig, axes = plt.subplots(2, 2, figsize=(6.2, 6), layout="constrained", sharex="col", sharey="row")
+for row, column in zip(axes, lines, strict=True):
+    for name, (colour, arm, kind) in ARMS.items():
+        values = recorded[kind + column][recorded["arm"] == arm].reshape(-1, len(steps))
+        lines[column][name] = values
+        for ax in row:
+            ax.plot(steps, values.mean(0), color=colour, label=name)
+            ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
+    row[0].set(xlim=(0, 120), title=f"Test {column}, 120 batches")
+    row[1].set(xlim=(0, 800), title="800 batches")
+axes[0, 0].set(ylim=(0.5, 1))
+axes[1, 0].set(ylim=(0.03, 5), yscale="log")
+fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
+lines = lines["accuracy"]
 print(textwrap.fill(records.provenance_line(provenance), 95))
 
 # %%
