@@ -1,6 +1,16 @@
 """Batch normalization in TensorFlow: every variant, every pitfall, shown by experiment."""
 
-from bnref import benchmark, datasets, devices, functional, models, population, records, training
+from bnref import (
+    benchmark,
+    datasets,
+    devices,
+    functional,
+    graph,
+    models,
+    population,
+    records,
+    training,
+)
 from bnref.layers import BatchNorm, CumulativeBatchNorm, DebiasedBatchNorm
 
 __version__ = "0.1.0"
@@ -12,6 +22,7 @@ __all__ = [
     "datasets",
     "devices",
     "functional",
+    "graph",
     "models",
     "population",
     "records",
