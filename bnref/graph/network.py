@@ -9,7 +9,7 @@ __all__ = ["Classifier", "convolutions"]
 tf1 = tf.compat.v1
 
 
-def convolutions(x, training, *, norm, filters=(32, 48, 96, 128), units=128, classes=10):
+def convolutions(x, training, *, norm, filters=(32, 48, 96, 192), units=128, classes=10):
     """Classify images by convolutions, each followed by normalization and a ReLU.
 
     The first convolution has stride 2, the second and the third are followed by pooling over 2×2
@@ -125,18 +125,23 @@ class Classifier:
             A multiple of the number of towers; so must be what is left over at the end.
         """
         hits = 0
-        for first in range(0, len(x), batch_size):
-            batch = slice(first, first + batch_size)
+        batches = [slice(first, first + batch_size) for first in range(0, len(x), batch_size)]
+        for batch in batches:  # all, before the first runs: methods 1 and 3 move at inference
+            self._check_shared(len(x[batch]))
+        for batch in batches:
             hits += sum(self._run(session, self.hits, x[batch], y[batch], training=False))
         return hits / len(x)
 
     def _run(self, session, fetches, x, y, *, training):
-        if len(x) % self._towers:
+        self._check_shared(len(x))
+        return session.run(fetches, {self.x: x, self.y: y, self.training: training})
+
+    def _check_shared(self, count):
+        if count % self._towers:
             raise ValueError(
                 f"the batch must be a multiple of the number of towers, {self._towers}; "
-                f"received {len(x)}"
+                f"received {count}"
             )
-        return session.run(fetches, {self.x: x, self.y: y, self.training: training})
 
 
 def _convolution(x, channels, size, stride):
