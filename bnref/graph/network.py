@@ -123,11 +123,16 @@ class Classifier:
             As in `train`.
         batch_size : int
             A multiple of the number of towers; so must be what is left over at the end.
+
+        Raises
+        ------
+        ValueError
+            If a batch is not such a multiple, or there is no image; before any is tested.
         """
-        hits = 0
         batches = [slice(first, first + batch_size) for first in range(0, len(x), batch_size)]
-        for batch in batches:  # all, before the first runs: methods 1 and 3 move at inference
+        for batch in [*batches, slice(None)]:  # all, before one runs and moves methods 1 and 3
             self._check_shared(len(x[batch]))
+        hits = 0
         for batch in batches:
             hits += sum(self._run(session, self.hits, x[batch], y[batch], training=False))
         return hits / len(x)
@@ -137,9 +142,9 @@ class Classifier:
         return session.run(fetches, {self.x: x, self.y: y, self.training: training})
 
     def _check_shared(self, count):
-        if count % self._towers:
+        if count % self._towers or not count:
             raise ValueError(
-                f"the batch must be a multiple of the number of towers, {self._towers}; "
+                f"the batch must be a multiple of the number of towers, {self._towers}, above 0; "
                 f"received {count}"
             )
 

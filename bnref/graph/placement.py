@@ -17,6 +17,9 @@ _SECONDS_A_RUN = 300  # a safety net: a session whose server has died would wait
 class Placement(NamedTuple):
     """The devices of a graph, and the session target that has them.
 
+    ``with`` accepts it, and does nothing, so that `shared_memory` can stand where
+    `separate_memory` does.
+
     Attributes
     ----------
     variables : str
@@ -30,6 +33,12 @@ class Placement(NamedTuple):
     variables: str
     towers: tuple[str, ...]
     target: str = ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Nothing was started, so nothing is stopped."""
 
 
 def shared_memory(towers, *, variables="apart"):
@@ -101,7 +110,8 @@ def session(placement):
         If the placement names a device that there is not.
     """
     wanted = (placement.variables, *placement.towers)
-    cpus = 1 + max(int(name.rpartition(":")[2]) for name in wanted if ":CPU:" in name.upper())
+    numbers = [int(name.rpartition(":")[2]) for name in wanted if ":CPU:" in name.upper()]
+    cpus = 1 + max(numbers, default=0)
     options = tf1.ConfigProto(
         device_count={"CPU": cpus},
         operation_timeout_in_ms=1000 * _SECONDS_A_RUN,

@@ -1,10 +1,13 @@
 """Servers on this machine: devices with memory of their own, without a GPU."""
 
 import base64
+import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+import tempfile
+import threading
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import tensorflow as tf
@@ -32,7 +35,7 @@ def servers(count, *, ports=None):
     count : int
         The number of servers, 1 or more.
     ports : sequence of int, optional
-        One a server, different; free ones unless given.
+        One a server, different, from 1 to 65535, or 0 for a free one; free ones unless given.
 
     Yields
     ------
@@ -44,7 +47,7 @@ def servers(count, *, ports=None):
     Raises
     ------
     ValueError
-        If `count` is less than 1, or `ports` are not as many different ones from 1 to 65535.
+        If `count` is less than 1, or `ports` are not as many different ones in their range.
     OSError
         If a port is in use.
     RuntimeError
@@ -52,18 +55,24 @@ def servers(count, *, ports=None):
     """
     with ExitStack() as stack:
         ports = _checked_ports(count, ports)
-        process = stack.enter_context(_process())
+        log = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+        process = stack.enter_context(_process(log))
         stack.callback(process.kill)
-        _start(process, [f"127.0.0.1:{port}" for port in ports])
+        _start(process, log, [f"127.0.0.1:{port}" for port in ports])
         devices = [f"/job:{JOB}/replica:0/task:{task}/device:CPU:0" for task in range(count)]
         yield f"grpc://127.0.0.1:{ports[0]}", devices
 
 
-def _process():
+def _process(log):
     # Python without its site packages: the child needs none, and starts in a tenth of a second.
+    # Its warnings go to a file, because a pipe that nobody reads would fill up and stop it.
     command = [sys.executable, "-I", "-S", serve.__file__, str(_library())]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    # The servers have CPUs alone: a GPU, if there is one, is left to this process.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment
+    )
 
 
 def _library():
@@ -74,7 +83,7 @@ def _library():
     return found[0]
 
 
-def _start(process, addresses):
+def _start(process, log, addresses):
     cluster = tf.train.ClusterSpec({JOB: addresses}).as_cluster_def()
     lines = []
     for task in range(len(addresses)):
@@ -82,18 +91,30 @@ def _start(process, addresses):
             cluster=cluster, job_name=JOB, task_index=task, protocol="grpc"
         )
         lines.append(base64.b64encode(definition.SerializeToString()).decode())
+    late = threading.Timer(_SECONDS_TO_START, process.kill)
+    late.start()
     try:
-        process.stdin.write("\n".join([*lines, "", ""]))
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass  # it has ended already, and its output says why
-    answer = process.stdout.readline().strip()
+        answer = _answer(process, "\n".join([*lines, "", ""]))
+    finally:
+        late.cancel()
     if answer != "ready":
         process.kill()
-        said = answer or process.stderr.read().strip()[-500:] or "nothing"
+        process.wait()
+        log.seek(0)
+        said = answer or log.read().strip()[-500:] or "nothing"
         raise RuntimeError(
             f"the servers at {', '.join(addresses)} did not start; they said: {said}"
         )
+
+
+def _answer(process, definitions):
+    try:
+        process.stdin.write(definitions)
+        process.stdin.flush()
+    except BrokenPipeError:  # it has ended already, and its output says why
+        with suppress(BrokenPipeError):
+            process.stdin.close()  # or what it did not take would be written again at the end
+    return process.stdout.readline().strip()
 
 
 def _checked_ports(count, ports):
@@ -109,10 +130,12 @@ def _checked_ports(count, ports):
 
 
 def _free_port(held, port):
+    if port:  # as the server does: what was connected to the port before may still linger
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         held.bind(("", port))  # every interface, as the server will
     except OverflowError:
-        raise ValueError(f"ports must be from 1 to 65535; received {port}") from None
+        raise ValueError(f"ports must be from 0 to 65535; received {port}") from None
     except OSError as error:
         raise OSError(
             error.errno, f"port {port} of ports cannot be used: {error.strerror}"
