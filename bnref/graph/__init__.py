@@ -18,8 +18,8 @@ from bnref.graph.servers import servers
 from bnref.graph.towers import average_gradients, on_towers, training_step
 
 __all__ = [
-    "METHODS",
     "Classifier",
+    "METHODS",
     "Placement",
     "assigned_average_norm",
     "average_gradients",
