@@ -1,6 +1,7 @@
 """What every test starts from: a quiet TensorFlow, a clean Keras, inputs that discriminate."""
 
 import os
+import subprocess
 
 # Before TensorFlow is imported: it greets on standard error, once a process.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,3 +37,16 @@ def batch():
         return (random.normal(size=shape) * scale + offset).astype(dtype)
 
     return make
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Remember the processes that are started."""
+    popen, started = subprocess.Popen, []
+
+    def start(*arguments, **options):
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return started

@@ -1,7 +1,6 @@
 """Tests of bnref.graph.conditions and bnref.graph.placement: how and where a graph is built."""
 
 import re
-import subprocess
 
 import numpy as np
 import pytest
@@ -22,19 +21,6 @@ REPLICA = "/job:localhost/replica:0/task:0"
 
 def modes():
     return tf1.control_flow_v2_enabled(), tf1.resource_variables_enabled(), tf.executing_eagerly()
-
-
-@pytest.fixture
-def processes(monkeypatch):
-    """Remember the processes that are started."""
-    popen, started = subprocess.Popen, []
-
-    def start(*arguments, **options):
-        started.append(popen(*arguments, **options))
-        return started[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", start)
-    return started
 
 
 @pytest.mark.parametrize("v2_before", [True, False])

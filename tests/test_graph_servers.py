@@ -16,19 +16,6 @@ tf1 = tf.compat.v1
 module = importlib.import_module("bnref.graph.servers")  # not the function of the same name
 
 
-@pytest.fixture
-def processes(monkeypatch):
-    """Remember the processes that are started."""
-    popen, started = subprocess.Popen, []
-
-    def start(*arguments, **options):
-        started.append(popen(*arguments, **options))
-        return started[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", start)
-    return started
-
-
 def listening():
     """Return a socket that listens on a port of the system's choice, and the port."""
     held = socket.create_server(("", 0))

@@ -3,6 +3,9 @@
 Each normalizes in training by the moments of its tower's batch, or means to, and at inference by
 an average of them. They differ in where the moments are kept and in when the average is updated.
 With ``repaired=True`` each has the smallest change that makes it right.
+
+TensorFlow 1 computed the update of a moving average on the device of the average; TensorFlow 2.21
+computes it where it is called, on the tower's device, unless it is told. Here it is told.
 """
 
 import tensorflow as tf
@@ -54,7 +57,8 @@ def stored_moments_norm(
         mean, variance = batch_moments(x)
         writes = [tf1.assign(batch_mean, mean), tf1.assign(batch_variance, variance)]
         average = tf1.train.ExponentialMovingAverage(decay, zero_debias=False)
-        update = average.apply([batch_mean, batch_variance])
+        with tf1.device(batch_mean.device):
+            update = average.apply([batch_mean, batch_variance])
 
         def from_batch():
             with tf.control_dependencies(writes), tf.control_dependencies([update]):
@@ -77,8 +81,8 @@ def assigned_average_norm(
     Two towers that read the average at the same time assign it one after the other, and one
     update is lost. The averages are trainable variables, so weight decay would shrink them.
 
-    Repaired, they are not trainable, and the update is one subtraction on the variable's device,
-    which overwrites no other.
+    Repaired, they are not trainable, and the update is a subtraction, computed on their device: it
+    overwrites no other, and hardly any time passes between its reading and its writing.
 
     Parameters
     ----------
@@ -93,7 +97,8 @@ def assigned_average_norm(
 
         def updated(average, moment):
             if repaired:
-                return tf1.assign_sub(average, (1 - decay) * (average - moment))
+                with tf1.device(average.device):
+                    return tf1.assign_sub(average, (1 - decay) * (average - moment))
             return tf1.assign(average, decay * average + (1 - decay) * moment)
 
         def from_batch():
@@ -175,5 +180,8 @@ METHODS = {
 
 
 def _update(averages, moments, decay):
-    pairs = zip(averages, moments, strict=True)
-    return [assign_moving_average(*pair, decay, zero_debias=False) for pair in pairs]
+    def update(average, moment):
+        with tf1.device(average.device):
+            return assign_moving_average(average, moment, decay, zero_debias=False)
+
+    return list(map(update, averages, moments))

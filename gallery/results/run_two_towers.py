@@ -22,6 +22,7 @@ from bnref import datasets, graph, records
 tf1 = tf.compat.v1
 EPOCHS, BATCH, RATE = 21, 128, 0.02
 COLUMNS = ("method", "towers", "seed", "epoch", "loss", "accuracy", "seconds")
+PLACE = "TensorFlow servers on this machine (GPUs where there are two), variables with the first"
 METHODS = {
     **{str(number): function for number, function in graph.METHODS.items()},
     "1, repaired": partial(graph.stored_moments_norm, repaired=True),
@@ -85,7 +86,7 @@ if __name__ == "__main__":
     data = data.take(train=len(data.x_train), test=len(data.x_test) // 2 * 2)
     record = records.Record(
         Path(__file__).with_name("two_towers.csv"), key=("method", "towers", "seed"),
-        columns=COLUMNS, provenance={"data": str(data)},
+        columns=COLUMNS, provenance={"data": str(data), "towers": PLACE},
     )  # fmt: skip
     runs = [
         {"method": method, "towers": towers, "seed": seed}
