@@ -21,7 +21,7 @@ def convolutions(x, training, *, norm, filters=(32, 48, 96, 192), units=128, cla
     x : tensor, shape (N, H, W, C)
     training : tensor, scalar, boolean
     norm : callable (x, training) -> tensor of the shape of x
-        Such as those of `METHODS`, or ``lambda x, training: x``.
+        Such as those of `bnref.graph.METHODS`, or ``lambda x, training: x``.
     filters : tuple of int
         Channels, one a convolution.
     units : int

@@ -12,7 +12,7 @@ import ctypes
 import os
 import sys
 
-__all__ = ["main"]
+__all__ = []
 
 
 def main():

@@ -17,7 +17,7 @@ def on_towers(tower, *inputs, placement):
 
     Parameters
     ----------
-    tower : callable (*shares) -> output
+    tower : callable (share of each input) -> output
         Called once a tower; makes its variables with ``tf.compat.v1.get_variable``. From the
         second call on it is given those of the first.
     inputs : tensor, shape (N, ...)

@@ -74,7 +74,7 @@ RUNS["1, repaired"] = partial(graph.METHODS[1], repaired=True), SGD
 
 
 def live(norm, optimizer):
-    network = partial(graph.convolutions, norm=norm, filters=(8, 16, 16, 16), units=32)
+    network = partial(graph.convolutions, norm=norm, filters=(8, 16, 16), units=32)
     towers = graph.separate_memory(2, variables="with the first tower")
     with graph.tensorflow_1(seed=0), towers as place:
         classifier = graph.Classifier(network, placement=place, optimizer=optimizer())

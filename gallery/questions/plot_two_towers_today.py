@@ -64,7 +64,7 @@ remembered = np.ravel(strategy.experimental_local_results(layer.moving_mean.valu
 # %%
 # A network on one replica and on two
 # -----------------------------------
-# CIFAR-10, three epochs of 3,200 images, batches of 128, several starts.
+# CIFAR-10, two epochs of 3,200 images, batches of 128, several starts.
 
 data = datasets.load("cifar10").take(train=3200, test=500)
 options = {"image_shape": (32, 32, 3), "filters": (8, 16), "units": 64, "dropout": 0}
@@ -81,7 +81,7 @@ def fitted(replicas):
     for seed in range(devices.at_scale(quick=3, full=10)):  # compiled once, other weights
         keras.utils.set_random_seed(seed)
         model.set_weights(network().get_weights())
-        history = model.fit(data.x_train, data.y_train, batch_size=128, epochs=3, verbose=0)
+        history = model.fit(data.x_train, data.y_train, batch_size=128, epochs=2, verbose=0)
         rows.append(history.history["accuracy"])
     return np.array(rows)
 
@@ -95,8 +95,8 @@ for replica, name in enumerate(["first", "second"]):
 left.set(xlabel="step", title="mean: batch ○, used ×")
 left.legend()
 for (name, rows), colour in zip(curves.items(), ("C0", "C1"), strict=True):
-    right.plot([1, 2, 3], rows.T, "o-", color=colour, lw=1, label=[name] + ["_"] * (len(rows) - 1))
-right.set(xlabel="epoch", title="accuracy in training")
+    right.plot([1, 2], rows.T, "o-", color=colour, lw=1, label=[name] + ["_"] * (len(rows) - 1))
+right.set(xlabel="epoch", title="accuracy in training", xticks=[1, 2])
 right.legend()
 plt.show()
 
@@ -113,8 +113,8 @@ error = np.abs(used - batch).max()
 print(f"mean used and mean of the replica's own batch differ by {error:.1e} at most")
 print("remembered:", *np.round(remembered, 1))
 for name, rows in curves.items():
-    print(f"{name:13} accuracy in training, third epoch: {np.round(rows[:, -1], 3)}")
+    print(f"{name:13} accuracy in training, second epoch: {np.round(rows[:, -1], 3)}")
 one, two = (rows[:, -1].mean() for rows in curves.values())
 assert error < 1e-3, "every replica, every step: its own batch"
-assert abs(one - two) < 0.05 and min(one, two) > 0.3
+assert abs(one - two) < 0.05 and min(one, two) > 0.25
 assert np.allclose(remembered, [390, 490], atol=0.1), "of decay 0.5: ten below the last mean"
