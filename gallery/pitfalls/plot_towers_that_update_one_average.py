@@ -48,8 +48,8 @@ factors = {decay: np.ravel([forced(towers, decay) for towers in R]) for decay in
 # %%
 # Then it is left to chance, on devices with memory of their own; each tower's batch is one number.
 # Method 3 calls ``assign_moving_average``. In the post's TensorFlow 1.1 that computed the change on
-# the variable's device, where hardly any time passes between reading and writing. Today it computes
-# on the tower's, from a copy of P made when the step begins, but ``with tf1.device(P.device)``.
+# P's device, where hardly any time passes between reading and writing. Today it does so on the
+# tower's, from a copy of P made when the step begins, unless called in ``tf1.device(P.device)``.
 
 
 def today(x, training, decay):  # wrong

@@ -9,9 +9,10 @@ method 1 gets to **72 %** with one tower and **10 %** with two; with one line pu
 
 .. code-block:: python
 
-   with tf.control_dependencies([ema_apply_op]):
-       return tf.identity(batch_mean), tf.identity(batch_var)            # wrong: variables
-       return tf.identity(batch_mean_temp), tf.identity(batch_var_temp)  # right: tensors
+   # wrong: reads variables
+   return tf.identity(batch_mean), tf.identity(batch_var)
+   # right: the tensors that were assigned to them
+   return tf.identity(batch_mean_temp), tf.identity(batch_var_temp)
 
 The post "two towers" (2017, in Chinese, never answered) has four functions for TensorFlow 1.1, at
 decay 0.5 and batches of 128, half to each of two GPUs. Question 3, *used when*, is answered
@@ -32,8 +33,8 @@ tf1 = tf.compat.v1
 # %%
 # The post's numbers, and the same again, recorded
 # ------------------------------------------------
-# Black: the post. Colours: recorded for this page at full size, on a network of four convolutions
-# (the post's is not told), the variables on the first tower's device, as in the post.
+# Black: the post. Colours: recorded at full size on four convolutions (the post's network is not
+# told), variables on the first tower's device as in the post; all but method 1 coincide.
 
 POST = """.1297 .2042 .1165 .1279 .1704 .1514 .1305 .1588 .1737 .1791 .1796 .1240 .1367 .2551
     .1877 .1673 .1551 .1964 .2479 .1593 .1744  .2725 .4271 .5018 .5671 .5976 .6601 .6540 .6988
@@ -49,11 +50,10 @@ for method, colour in METHODS.items():
         curves[method, towers] = record["accuracy"][which]
         ax.plot(curves[method, towers], color=colour, label=f"method {method}")
 for numbers, mark, name in zip(post, "ox", ("method 1", "methods 2 to 4"), strict=True):
-    axes[1].plot(numbers, f"k{mark}", ms=4)
-    axes[0].plot([], f"k{mark}", ms=4, label=f"the post, {name}")
+    axes[1].plot(numbers, f"k{mark}", ms=4, label=f"the post, {name}")
 axes[0].set(xlabel="epoch", title="One tower: test accuracy", ylim=(0, 0.9))
 axes[1].set(xlabel="epoch", title="Two towers")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
 print(textwrap.fill(records.provenance_line(provenance), 95))
 

@@ -7,6 +7,9 @@ nor its optimizer; here they are four convolutions, and SGD with momentum 0.9 an
 linearly from 0.02, on images mirrored and shifted by up to 2 pixels at random. About 45 minutes on
 two cores; stopped and started again, it goes on after the last finished run. ``--seeds N`` starts
 more often.
+
+The code that made the file is that of the commit in its head. Since then the change of an average is
+computed on the average's device, as in TensorFlow 1, and no longer on the tower's.
 """
 
 import argparse
