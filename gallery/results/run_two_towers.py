@@ -8,8 +8,8 @@ linearly from 0.02, on images mirrored and shifted by up to 2 pixels at random. 
 two cores; stopped and started again, it goes on after the last finished run. ``--seeds N`` starts
 more often.
 
-The code that made the file is that of the commit in its head. Since then the change of an average is
-computed on the average's device, as in TensorFlow 1, and no longer on the tower's.
+The code that made the file is that of the commit in its head. Since then the change of an average
+is computed on the average's device, as in TensorFlow 1, and no longer on the tower's.
 """
 
 import argparse
