@@ -14,6 +14,7 @@ import accessible  # noqa: E402  (they lie in the site's folder of extensions)
 import coverage  # noqa: E402
 import foot  # noqa: E402
 import mathml  # noqa: E402
+import signatures  # noqa: E402
 import variants  # noqa: E402
 from sphinx.errors import ExtensionError  # noqa: E402
 
@@ -25,6 +26,15 @@ def test_every_public_name_is_found_without_importing():
     assert names["bnref"] == bnref.__all__
     assert names["bnref.layers"] == bnref.layers.__all__
     assert {"load", "available", "Dataset"} == set(names["bnref.datasets"])
+
+
+def test_the_fields_of_a_named_tuple_are_described_once():
+    skipped = {
+        name: signatures.skip(None, "class", name, member, False, None)
+        for name, member in vars(bnref.graph.Placement).items()
+    }
+    assert all(skipped[name] for name in bnref.graph.Placement._fields)
+    assert not skipped["__enter__"] and not skipped["__exit__"]
 
 
 def test_a_public_name_without_a_description_is_reported(monkeypatch):

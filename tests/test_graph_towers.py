@@ -128,7 +128,9 @@ def test_a_step_runs_the_update_operations_of_all_towers(graph):
 
     def tower(x):
         total = tf1.get_variable("total", [], initializer=tf1.zeros_initializer(), trainable=False)
-        tf1.add_to_collection(tf1.GraphKeys.UPDATE_OPS, tf1.assign_add(total, tf.reduce_sum(x)))
+        tf1.add_to_collection(
+            tf1.GraphKeys.UPDATE_OPS, tf1.assign_add(total, tf.reduce_sum(x), use_locking=True)
+        )
         return tf.reduce_sum(tf1.get_variable("weight", [])) * tf.reduce_sum(x)
 
     x = 10.0 ** np.arange(6)

@@ -98,7 +98,8 @@ def assigned_average_norm(
         def updated(average, moment):
             if repaired:
                 with tf1.device(average.device):
-                    return tf1.assign_sub(average, (1 - decay) * (average - moment))
+                    change = (1 - decay) * (average - moment)
+                    return tf1.assign_sub(average, change, use_locking=True)
             return tf1.assign(average, decay * average + (1 - decay) * moment)
 
         def from_batch():

@@ -1,4 +1,8 @@
-"""Signatures of layers as they are written; Keras's metaclass shows (*args, **kwargs) for all."""
+"""What autodoc shows of a class: the arguments as they are written, and nothing twice.
+
+Keras's metaclass shows (*args, **kwargs) for every layer. A named tuple repeats each attribute,
+which the class's own text describes, as "Alias for field number 0".
+"""
 
 import inspect
 
@@ -11,7 +15,13 @@ def show(app, what, name, obj, options, signature, return_annotation):
     return str(inspect.Signature(parameters)), return_annotation
 
 
+def skip(app, what, name, obj, would_skip, options):
+    """Leave out the fields of a named tuple."""
+    return True if (inspect.getdoc(obj) or "").startswith("Alias for field number") else None
+
+
 def setup(app):
-    """Ask to see every signature."""
+    """Ask to see every signature and every member."""
     app.connect("autodoc-process-signature", show)
+    app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
