@@ -85,6 +85,8 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=1)
     seeds = range(parser.parse_args().seeds)
     data = datasets.load("cifar10")
+    if data.stand_in:
+        raise SystemExit(f"this record is of CIFAR-10 itself; here is only {data}")
     # An even number of test images, so that two towers share them equally.
     data = data.take(train=len(data.x_train), test=len(data.x_test) // 2 * 2)
     record = records.Record(
