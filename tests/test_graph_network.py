@@ -15,12 +15,6 @@ def values(opened):
     return {each.op.name: np.array(opened.run(each)) for each in tf1.global_variables()}
 
 
-@pytest.fixture
-def graph():
-    with tensorflow_1(seed=0) as graph:
-        yield graph
-
-
 def small_network(x, training, norm=METHODS[2]):
     return convolutions(x, training, norm=norm, filters=(6, 6, 6, 6), units=12, classes=3)
 

@@ -9,7 +9,6 @@ from bnref.graph import (
     on_towers,
     session,
     shared_memory,
-    tensorflow_1,
     training_step,
 )
 
@@ -22,12 +21,6 @@ DESCENT = tf1.train.GradientDescentOptimizer
 def values(opened):
     """Copies of all variables: what a session returns may be a variable's own memory."""
     return {each.op.name: np.array(opened.run(each)) for each in tf1.global_variables()}
-
-
-@pytest.fixture
-def graph():
-    with tensorflow_1(seed=0) as graph:
-        yield graph
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -192,3 +185,12 @@ def test_gradients_of_other_variables_are_refused_and_those_that_are_missing_lef
         assert (opened.run(gradient), variable) == (3, one)
     with pytest.raises(ValueError, match="towers must share their variables; .*one:0, two:0"):
         average_gradients([pairs[0], pairs[1][::-1]])
+
+
+def test_a_gradient_that_one_tower_lacks_counts_as_zero(graph):
+    shared, other = (tf1.get_variable(name, []) for name in ("shared", "other"))
+    first = [(tf.constant(3.0), shared), (tf.constant(8.0), other)]
+    averaged = average_gradients([first, [(tf.constant(5.0), shared), (None, other)]])
+    assert [variable for _, variable in averaged] == [shared, other]
+    with tf1.Session() as opened:
+        assert opened.run([gradient for gradient, _ in averaged]) == [4.0, 4.0]

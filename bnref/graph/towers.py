@@ -102,7 +102,7 @@ def average_gradients(towers):
     Returns
     -------
     list of (gradient, variable)
-        Without the variables that have no gradient.
+        Without the variables that have no gradient; where one tower has none, it counts as 0.
 
     Raises
     ------
@@ -115,9 +115,9 @@ def average_gradients(towers):
         if any(each is not variables[0] for each in variables):
             names = ", ".join(each.name for each in variables)
             raise ValueError(f"towers must share their variables; received {names}")
-        if all(each is not None for each in gradients):
-            total = tf.add_n([tf.convert_to_tensor(each) for each in gradients])
-            averaged.append((total / len(gradients), variables[0]))
+        present = [tf.convert_to_tensor(each) for each in gradients if each is not None]
+        if present:
+            averaged.append((tf.add_n(present) / len(gradients), variables[0]))
     if not averaged:
         raise ValueError("towers must have trainable variables with a gradient; there are none")
     return averaged

@@ -63,9 +63,8 @@ print(textwrap.fill(records.provenance_line(provenance), 95))
 # the first step each layer may divide by √(0 + 10⁻⁵), which multiplies by 316. The post's training
 # came back from there, to 12 to 26 %; ours does with Adam, below, and does not with SGD.
 #
-# The same, while this page was built
-# -----------------------------------
-# Two towers, a small network, 40 steps on 3,200 images, several starts.
+# Live: two towers, a small network, 40 steps on 3,200 images, several starts
+# ---------------------------------------------------------------------------
 data = datasets.load("cifar10").take(train=3200, test=500)
 SGD, ADAM = partial(tf1.train.MomentumOptimizer, 0.02, 0.9), partial(tf1.train.AdamOptimizer, 0.003)
 RUNS = {str(number): (norm, SGD) for number, norm in graph.METHODS.items()}
@@ -98,8 +97,8 @@ plt.show()
 # %%
 # In your own code
 # ----------------
-# Normalize by the tensors of ``tf.nn.moments``, never by a variable. Not the number of GPUs matters
-# but where the variables are: one GPU with its variables on the CPU fails as well
+# Normalize by the tensors of ``tf.nn.moments``, never by a variable. What matters is not the number
+# of GPUs but where the variables are: one tower with its variables elsewhere fails as well
 # (:doc:`plot_two_towers_under_the_microscope`, :doc:`plot_two_towers_one_step_traced`). Other
 # faults of these functions: :doc:`/gallery/pitfalls/plot_testing_moves_the_average`,
 # :doc:`/gallery/pitfalls/plot_the_average_races_with_the_assignment`,
@@ -114,7 +113,8 @@ for (method, towers), values in curves.items():
     assert len(values) == 21 and (method == "1" or values[-1] > post[1, -1]), "beyond the post's"
 for name, accuracies in small.items():
     print(f"live, two towers, method {name:11}: {np.round(accuracies, 3)}")
-last = [round(100 * curves[which][-1]) for which in [("1", 1), ("1", 2), ("1, repaired", 2)]]
-assert last == [72, 10, 82] and curves["1", 2].max() < post[0].min()
+last = [100 * curves[which][-1].round(2) for which in [("1", 1), ("1", 2), ("1, repaired", 2)]]
+assert np.allclose(last, [72, 10, 82]) and curves["1", 2].max() < post[0].min()
 right = np.array([small[name] for name in ("2", "3", "4", "1, repaired")])
-assert small["1"].max() + 0.05 < right.min() and small["1, Adam"].mean() + 0.08 < right.mean()
+assert small["1"].max() + 0.05 < right.min()
+assert small["1"].mean() < small["1, Adam"].mean() < right.mean() - 0.08
