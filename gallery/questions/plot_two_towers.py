@@ -61,10 +61,12 @@ print(textwrap.fill(records.provenance_line(provenance), 95))
 # With one tower method 1 learns, though less: no gradient passes through its statistics
 # (:doc:`/gallery/pitfalls/plot_no_gradient_through_the_statistics`). With two it fails at once: in
 # the first step each layer may divide by √(0 + 10⁻⁵), which multiplies by 316. The post's training
-# came back from there, to 12 to 26 %; ours does with Adam, below, and does not with SGD.
+# came back from there, to 12 to 26 %; ours did not. How often a copy is late depends on machines.
 #
-# Live: two towers, a small network, 40 steps on 3,200 images, several starts
-# ---------------------------------------------------------------------------
+# Live: a small network, 40 steps on 3,200 images, several starts
+# ---------------------------------------------------------------
+# Here the variables are on a third device, so that both towers are late on any machine.
+
 data = datasets.load("cifar10").take(train=3200, test=500)
 SGD, ADAM = partial(tf1.train.MomentumOptimizer, 0.02, 0.9), partial(tf1.train.AdamOptimizer, 0.003)
 RUNS = {str(number): (norm, SGD) for number, norm in graph.METHODS.items()}
@@ -74,8 +76,7 @@ RUNS["1, repaired"] = partial(graph.METHODS[1], repaired=True), SGD
 
 def live(norm, optimizer):
     network = partial(graph.convolutions, norm=norm, filters=(8, 16, 16), units=32)
-    towers = graph.separate_memory(2, variables="with the first tower")
-    with graph.tensorflow_1(seed=0), towers as place:
+    with graph.tensorflow_1(seed=0), graph.separate_memory(2) as place:
         classifier = graph.Classifier(network, placement=place, optimizer=optimizer())
         start, accuracies = tf1.global_variables_initializer(), []
         with graph.session(place) as session:
@@ -115,6 +116,5 @@ for name, accuracies in small.items():
     print(f"live, two towers, method {name:11}: {np.round(accuracies, 3)}")
 last = [100 * curves[which][-1].round(2) for which in [("1", 1), ("1", 2), ("1, repaired", 2)]]
 assert np.allclose(last, [72, 10, 82]) and curves["1", 2].max() < post[0].min()
-right = np.array([small[name] for name in ("2", "3", "4", "1, repaired")])
-assert small["1"].max() + 0.05 < right.min()
-assert small["1"].mean() < small["1, Adam"].mean() < right.mean() - 0.08
+right = np.array([small[name] for name in ("2", "3", "4", "1, repaired")]).mean(1).min()
+assert max(small["1"].mean(), small["1, Adam"].mean()) + 0.05 < right, "with either optimizer"
