@@ -6,6 +6,7 @@ statistics of the final weights from fresh batches.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -59,17 +60,18 @@ def pooled(counts, means, variances):
     ----------
     counts : array, shape (K,)
     means, variances : array, shape (K, C)
-        Mean and biased variance of each of K batches.
+        Mean and biased variance of each of K batches. An axis of D domains may stand after the
+        first; each is pooled by itself.
 
     Returns
     -------
-    mean, variance : array, shape (C,)
+    mean, variance : array, shape (C,) or (D, C)
 
     Notes
     -----
     Wu & Johnson 2021, arXiv 2105.07576, section 3 and appendix.
     """
-    weights = (counts / np.sum(counts))[:, None]
+    weights = (counts / np.sum(counts, 0))[..., None]
     mean = np.sum(weights * means, 0)
     return mean, np.sum(weights * (variances + np.square(means - mean)), 0)
 
@@ -90,7 +92,7 @@ def corrected(counts, means, variances):
     """
     if np.min(counts) < 2:
         raise ValueError("variance='corrected' divides by n − 1; a batch had one value a channel")
-    factor = (counts / (counts - 1))[:, None]
+    factor = (counts / (counts - 1))[..., None]
     return np.mean(means, 0), np.mean(factor * variances, 0)
 
 
@@ -134,8 +136,9 @@ def recompute(model, batches, *, variance="pooled"):
     collected = _collect(model, batches)
     estimates = {}
     for layer, rows in collected.items():
-        counts, means, variances = (np.array(column, "float64") for column in zip(*rows, strict=1))
-        estimate = ESTIMATORS[variance](counts, means, variances)
+        counts, means, variances = map(np.array, zip(*rows, strict=True))
+        with np.errstate(invalid="ignore"):  # 0/0, of a domain that no batch holds
+            estimate = ESTIMATORS[variance](counts, means, variances)
         if not np.isfinite(estimate).all():
             raise ValueError(f"batches gave moments that are not finite in layer {layer.name!r}")
         estimates[layer] = estimate
@@ -150,21 +153,32 @@ def _collect(model, batches):
     # Keras offers no public walk through nested models and the layers inside layers.
     layers = [layer for layer in model._flatten_layers() if hasattr(layer, "update_population")]
     rows = {layer: [] for layer in layers}
+    state = [(each, each.numpy()) for layer in layers for each in layer.non_trainable_variables]
     try:
         for layer in layers:
             # Another answer to "remembered how?", for the time being and for this layer alone.
-            layer.update_population = lambda moments, keep=rows[layer].append: keep(
-                (moments.count.numpy(), moments.mean.numpy(), moments.variance.numpy())
-            )
+            layer.update_population = partial(_keep, rows[layer], layer)
         number = 0
         for number, batch in enumerate(batches, start=1):  # noqa: B007
             model(batch, training=True)
     finally:
         for layer in layers:
             del layer.update_population
+        for variable, value in state:  # a layer may count its calls
+            variable.assign(value)
     if not number:
         raise ValueError("batches must hold at least one batch; received none")
     rows = {layer: kept for layer, kept in rows.items() if kept}
     if not rows:
         raise ValueError("model must have a bnref layer that updates its population; found none")
     return rows
+
+
+def _keep(rows, layer, moments):
+    """Append (count, mean, variance) in float64; the parts of a batch one by one."""
+    mean, variance = (np.float64(each) for each in (moments.mean, moments.variance))
+    counts = np.broadcast_to(np.float64(moments.count), (*mean.shape[:-1], 1))[..., 0]
+    if mean.ndim > len(layer.moving_mean.shape):
+        rows.extend(zip(counts, mean, variance, strict=True))
+    else:
+        rows.append((counts, mean, variance))

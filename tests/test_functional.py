@@ -70,12 +70,13 @@ def any_inputs(draw):
     constant = np.array(draw(st.lists(st.booleans(), min_size=channels, max_size=channels)))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     x = random.normal(size=(examples, *axes, channels)) * np.where(constant, 0, scale) + offset
+    x[np.abs(x) < 1e-30] = 0  # TensorFlow takes numbers below 1e-38 for 0
     return x.astype("float32")
 
 
 @given(any_inputs())
 def test_moments_are_those_of_the_reference_for_any_shape_scale_and_offset(x):
-    mean, variance, count, _ = functional.moments(tf.constant(x))
+    mean, variance, count, *_ = functional.moments(tf.constant(x))
     of_mean, of_variance = error_bounds(x)
     expected_mean, expected_variance = reference.moments(x)
     assert_within(mean, expected_mean, of_mean)

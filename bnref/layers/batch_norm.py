@@ -86,46 +86,55 @@ class BatchNorm(keras.layers.Layer):
                 "the input of a batch-norm layer must have shape (N, ..., C), two axes or more "
                 f"and a known number of channels; received {tuple(input_shape)}"
             )
-        shape = (input_shape[-1],)
+        shape = self._shape(input_shape[-1])
         self.gamma = self._vector(shape, "gamma", "ones", trainable=True)
         self.beta = self._vector(shape, "beta", "zeros", trainable=True)
         self.moving_mean = self._vector(shape, "moving_mean", "zeros", trainable=False)
         self.moving_variance = self._vector(shape, "moving_variance", "ones", trainable=False)
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: shape[0]})
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: shape[-1]})
 
-    def batch_moments(self, x):
-        """Whose statistics? Those of all examples of this replica's batch."""
+    def batch_moments(self, x, **whose):
+        """Whose statistics? All examples of this replica's batch."""
         return functional.moments(x)
 
     def update_population(self, moments):
-        """Remembered how? By an exponential average."""
+        """Remembered how? An exponential average of the batches'."""
         self.remember(moments, weight=1 - self.momentum)
 
-    def normalizing_moments(self, x, *, training):
-        """Used when? The batch's in training, the population's at inference."""
+    def normalizing_moments(self, x, *, training, **whose):
+        """Used when? In training the batch's, at inference the population's."""
         if not training:
-            return self.population_moments()
-        moments = self.batch_moments(x)
+            return self.population_moments(**whose)
+        moments = self.batch_moments(x, **whose)
         self.update_population(moments)
         return moments
 
-    def call(self, x, training=False):
-        """Normalize `x`, shape (N, ..., C); in training, update the population too."""
-        moments = self.normalizing_moments(x, training=bool(training) and self.trainable)
+    def call(self, x, training=False, **whose):
+        """Normalize `x`, shape (N, ..., C); in training, update the population too.
+
+        ``whose`` is what a variant needs to know besides, such as a mask; the base knows none.
+        """
+        training = bool(training) and self.trainable
+        moments = self.normalizing_moments(x, training=training, **whose)
         return functional.normalize(
             x, moments, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta),
             epsilon=self.epsilon,
         )  # fmt: skip
 
     def remember(self, moments, *, weight):
-        """Give the batch's moments the weight ``weight``: P ← (1 − weight) · P + weight · B."""
+        """Give the batch's moments the weight ``weight``: P ← (1 − weight) · P + weight · B.
+
+        Where the batch was normalized in parts, B is the mean over the parts.
+        """
         for population, batch in (
             (self.moving_mean, moments.mean),
             (self.moving_variance, moments.variance),
         ):
+            if batch.shape.rank > len(population.shape):
+                batch = tf.reduce_mean(batch, 0)
             population.assign((1 - weight) * population + weight * batch)
 
-    def population_moments(self):
+    def population_moments(self, **whose):
         """The population statistics, through which no gradient flows."""
         mean, variance = self.moving_mean, self.moving_variance
         return functional.Moments(tf.convert_to_tensor(mean), tf.convert_to_tensor(variance))
@@ -133,6 +142,9 @@ class BatchNorm(keras.layers.Layer):
     def get_config(self):
         """Arguments that make an equal layer."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
+
+    def _shape(self, channels):
+        return (channels,)
 
     def _vector(self, shape, name, initializer, *, trainable):
         dtype = "float64" if self.variable_dtype == "float64" else "float32"

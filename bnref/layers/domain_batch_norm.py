@@ -1,0 +1,85 @@
+"""Questions 1 and 2: each domain has its own statistics, and its own memory of them."""
+
+import keras
+import tensorflow as tf
+
+from bnref import functional
+from bnref.layers.batch_norm import BatchNorm
+
+__all__ = ["DomainBatchNorm"]
+
+
+@keras.saving.register_keras_serializable(package="bnref")
+class DomainBatchNorm(BatchNorm):
+    r"""One batch normalization a domain, for batches in which the domains are mixed.
+
+    .. math:: y_j = \gamma_k \frac{x_j - \mu_k}{\sqrt{\sigma_k^2 + \varepsilon}} + \beta_k,
+              \qquad k = \text{domain of example } j
+
+    Answers **question 1, whose statistics?**, differently: the examples of the same domain; and
+    therefore **question 2** too: P, γ and β have a row a domain, and a domain that is not in the
+    batch keeps its row as it was. Called as ``layer(x, domain=domain)``, with one whole number an
+    example, in training and at inference.
+
+    Parameters
+    ----------
+    domains : int, ≥ 1
+        Their number D.
+    **kwargs
+        As for `BatchNorm`.
+
+    Attributes
+    ----------
+    gamma, beta, moving_mean, moving_variance : variable, shape (D, C)
+
+    Raises
+    ------
+    ValueError, tf.errors.InvalidArgumentError
+        ``domains`` is no whole number above 0; a call without ``domain``, with one of another
+        shape or type, or with an index outside 0 … D − 1; else as `BatchNorm`.
+
+    Notes
+    -----
+    Chang et al. 2019, arXiv 1906.03950, section 3.1 (domain-specific); Xie et al. 2020, arXiv
+    1911.09665, section 3.1 (auxiliary), has one domain for clean and one for adversarial images.
+    Both pass one domain at a time; here a batch may hold several, with the same result.
+    """
+
+    def __init__(self, *, domains, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(domains, int) or isinstance(domains, bool) or domains < 1:
+            raise ValueError(f"domains must be a whole number, 1 or more; received {domains!r}")
+        self.domains = domains
+
+    def batch_moments(self, x, domain):
+        """Whose statistics? The examples of the same domain in this replica's batch."""
+        return functional.moments_of_domains(x, domain, self.domains)
+
+    def update_population(self, moments):
+        """Remembered how? An exponential average for each domain, of its batches alone."""
+        present = tf.cast(moments.count > 0, moments.mean.dtype)
+        self.remember(moments, weight=(1 - self.momentum) * present)
+
+    def population_moments(self, domain):
+        """The population of each example's domain."""
+        part = functional.checked_domain(domain, self.domains)
+        return super().population_moments()._replace(part=part)
+
+    def call(self, x, training=False, domain=None):
+        """Normalize each example by its domain's moments."""
+        if domain is None:
+            raise ValueError("domain must be given, one whole number an example; received None")
+        domain = tf.convert_to_tensor(domain)
+        if not domain.dtype.is_integer or not domain.shape.is_compatible_with(x.shape[:1]):
+            raise ValueError(
+                f"domain must be whole numbers of shape {x.shape[:1]}, one an example; received "
+                f"{domain.dtype.name} of shape {domain.shape}"
+            )
+        return super().call(x, training=training, domain=domain)
+
+    def get_config(self):
+        """Arguments that make an equal layer."""
+        return {**super().get_config(), "domains": self.domains}
+
+    def _shape(self, channels):
+        return (self.domains, channels)

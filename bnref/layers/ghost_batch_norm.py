@@ -1,0 +1,55 @@
+"""Question 1, whose statistics: those of each part of the batch."""
+
+import keras
+
+from bnref import functional
+from bnref.layers.batch_norm import BatchNorm
+
+__all__ = ["GhostBatchNorm"]
+
+
+@keras.saving.register_keras_serializable(package="bnref")
+class GhostBatchNorm(BatchNorm):
+    r"""Batch normalization of each ghost batch by its own statistics.
+
+    .. math:: \hat x_j = \frac{x_j - \mu_g}{\sqrt{\sigma_g^2 + \varepsilon}}, \qquad
+              P \leftarrow \rho P + (1 - \rho) \frac1G \sum_{g=1}^G B_g
+
+    Answers **question 1, whose statistics?**, differently: a batch of N examples is cut into G
+    ghost batches of N/G, one after the other, each normalized by itself: the noise of small
+    batches at the speed of large ones, and what G replicas do that are not synchronized.
+
+    Parameters
+    ----------
+    groups : int, ≥ 1
+        G. TensorFlow 1's ``virtual_batch_size`` is N/G.
+    **kwargs
+        As for `BatchNorm`.
+
+    Raises
+    ------
+    ValueError, tf.errors.InvalidArgumentError
+        ``groups`` is no whole number above 0, or does not divide the batch in training; else as
+        `BatchNorm`. At inference a batch of any size is accepted.
+
+    Notes
+    -----
+    Hoffer, Hubara & Soudry 2017, arXiv 1705.08741, Algorithm 1. Departs from it in one thing: the
+    population takes the mean of the ghost batches' moments in one update, not one update each
+    (their weights are then (1 − ρ)ρ^(G − i)). Its variance is that of a ghost batch, within which
+    an example is compared with N/G − 1 others; `bnref.population.recompute` pools the parts.
+    """
+
+    def __init__(self, *, groups, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
+            raise ValueError(f"groups must be a whole number, 1 or more; received {groups!r}")
+        self.groups = groups
+
+    def batch_moments(self, x, **whose):
+        """Whose statistics? Each of G equal parts of this replica's batch by itself."""
+        return functional.moments_of_parts(x, self.groups)
+
+    def get_config(self):
+        """Arguments that make an equal layer."""
+        return {**super().get_config(), "groups": self.groups}
