@@ -6,7 +6,7 @@
 
 import keras
 
-__all__ = ["perceptron", "two_convolutions"]
+__all__ = ["perceptron", "three_convolutions", "two_convolutions"]
 
 
 def two_convolutions(
@@ -71,6 +71,39 @@ def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu")
         layers += [norm()] if norm else []
         layers.append(keras.layers.Activation(activation))
     return keras.Sequential([*layers, keras.layers.Dense(outputs)])
+
+
+def three_convolutions(
+    norm, *, image_shape=(32, 32, 3), filters=(16, 32, 64), classes=10, bias=False
+):
+    """Three 3×3 convolutions, each normalized, rectified and halved in size; then an average.
+
+    Small enough to train while a page is built; 24,000 weights as it stands.
+
+    Parameters
+    ----------
+    norm : callable or None
+    image_shape : (H, W, C)
+    filters : sequence of int
+    classes : int
+    bias : bool
+        Whether the convolutions have one. Before a norm it does nothing; without a norm (None) it
+        is always there.
+
+    Returns
+    -------
+    keras.Model
+        From images (N, H, W, C) to logits (N, classes).
+    """
+    _check_norm(norm)
+    layers = [keras.Input(image_shape)]
+    for width in filters:
+        use_bias = bias or norm is None
+        layers.append(keras.layers.Conv2D(width, 3, padding="same", use_bias=use_bias))
+        layers += [norm()] if norm else []
+        layers += [keras.layers.ReLU(), keras.layers.MaxPooling2D()]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(classes)]
+    return keras.Sequential(layers)
 
 
 def _check_norm(norm):

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 import freshness
 
-SECTIONS = ["questions", "pitfalls", "performance"]
+SECTIONS = ["questions", "variants", "pitfalls", "performance"]
 execute = os.environ.get("BNREF_EXECUTE") != "0"
 
 project = "bnref"
