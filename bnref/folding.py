@@ -24,7 +24,8 @@ def fold(layer, norm):
         W' = W \frac{\gamma}{\sqrt{\sigma_P^2+\varepsilon}}, \qquad
         b' = \beta + (b - \mu_P) \frac{\gamma}{\sqrt{\sigma_P^2+\varepsilon}}
 
-    At inference batch norm is a line a channel, and a line after a convolution is a convolution.
+    Question 3, *used when?*: at inference the population's statistics are constants, so batch norm
+    is a line a channel, and a line after a convolution is a convolution.
     The products are taken in float64 and rounded once.
 
     Parameters

@@ -102,10 +102,10 @@ ESTIMATORS = {"pooled": pooled, "corrected": corrected}
 def recompute(model, batches, *, variance="pooled"):
     """Replace the population statistics by those of ``batches`` under the present weights.
 
-    Precise BN: every batch passes through the model in training mode (dropout on, batch
-    statistics in every layer) while the batch moments of each layer are collected; then the
-    population of each layer is set to their combination. Nothing is assigned before the last
-    batch has passed, so an error leaves the model as it was.
+    Precise BN, another answer to question 2, *remembered how?*: every batch passes through the
+    model in training mode (dropout on, batch statistics in every layer) while the batch moments of
+    each layer are collected; then the population of each layer is set to their combination. Nothing
+    is assigned before the last batch has passed, so an error leaves the model as it was.
 
     Parameters
     ----------

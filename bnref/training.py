@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-__all__ = ["evaluate", "shuffled_batches", "train"]
+__all__ = ["compiled_step", "evaluate", "shuffled_batches", "train"]
 
 
 def train(
@@ -54,11 +54,7 @@ def train(
         anything is trained.
     """
     _check(x, y, steps=steps, batch_size=batch_size, every=every)
-    step_function = _compiled_step(
-        model,
-        optimizer or keras.optimizers.Adam(1e-3),
-        loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None),
-    )
+    step_function = compiled_step(model, optimizer or keras.optimizers.Adam(1e-3), loss)
     rows, last_loss = [], np.nan
     show = sys.stderr.isatty() if progress is None else progress
     batches = shuffled_batches(x, y, batch_size=batch_size, seed=seed)
@@ -104,7 +100,23 @@ def evaluate(model, x, y, *, batch_size=500):
     return float(tf.reduce_mean(losses)), float(np.mean(np.argmax(logits, -1) == y))
 
 
-def _compiled_step(model, optimizer, loss: Callable):
+def compiled_step(model, optimizer, loss: Callable | None = None):
+    """One step of training as a function of a batch, for loops that `train` does not fit.
+
+    Parameters
+    ----------
+    model : keras.Model
+    optimizer : keras.optimizers.Optimizer
+        Built here for the model's variables.
+    loss : callable (y, output) -> losses, optional
+        Sparse softmax cross-entropy on logits unless given.
+
+    Returns
+    -------
+    callable (x, y) -> scalar tensor
+        Moves the weights once, and the populations; returns the mean loss before.
+    """
+    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
     optimizer.build(model.trainable_variables)
 
     @tf.function(reduce_retracing=True)

@@ -49,14 +49,37 @@ def test_a_public_name_without_a_description_is_reported(monkeypatch):
 
 
 def test_the_table_of_variants_says_what_the_hooks_say_and_marks_what_differs():
-    rows = {row[0].rpartition(".")[2].rstrip("`"): row[1:] for row in variants.rows()}
+    rows = {row[0].rpartition(".")[2].rstrip("`"): row[1:] for row in variants.layer_rows()}
     assert set(rows) == set(bnref.layers.__all__)
-    whose, remembered, used, papers, file, _ = rows["CumulativeBatchNorm"]
-    assert remembered == "**By the mean of all batches so far.**"
-    assert not whose.startswith("**") and not used.startswith("**")
-    assert file == "``cumulative_batch_norm.py``"
+    training, inference, question, _, file, _ = rows["CumulativeBatchNorm"]
+    assert inference == "**The mean of all batches so far.**"
+    assert question == "2, *Remembered how?*"
+    assert not training.startswith("**") and file == "``cumulative_batch_norm.py``"
+    assert rows["FrozenBatchNorm"][:2] == ["**The population's as it was given.**", "**The same.**"]
+    assert rows["DomainBatchNorm"][2] == "1, *Whose statistics?*, 2, *Remembered how?*"
     assert not any(cell.startswith("**") for cell in rows["BatchNorm"])
     assert rows["BatchNorm"][3] == "1502.03167"
+
+
+def test_the_table_of_functions_says_what_they_do():
+    rows = {row[0].rpartition(".")[2].rstrip("`"): row[1:] for row in variants.function_rows()}
+    assert {"recompute", "fold", "stored_moments_norm"} < set(rows)
+    assert rows["recompute"][1:3] == ["2", "2105.07576"]
+    assert rows["stored_moments_norm"][4].endswith("plot_two_towers`")
+
+
+def test_a_page_is_the_one_that_names_a_variant_most_often_and_not_a_part_of_its_name():
+    assert variants.page("GhostBatchNorm").startswith(":doc:`/gallery/variants/")
+    assert variants.page("GhostBatch") == "—"
+
+
+def test_a_layer_that_does_not_say_when_its_statistics_are_used_is_refused():
+    class Unclear(bnref.BatchNorm):
+        def normalizing_moments(self, x, *, training):
+            """Used when? Now and then."""
+
+    with pytest.raises(ValueError, match="Unclear: say 'In training …, at inference …"):
+        variants.statistics(Unclear)
 
 
 def test_a_hook_that_does_not_answer_its_question_is_refused():

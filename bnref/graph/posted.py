@@ -29,9 +29,10 @@ def stored_moments_norm(
 ):  # fmt: skip
     """Method 1: write the moments into variables, and normalize by what is read back from them.
 
-    Where the variables are on another device than the tower, what is read is the value *before*
-    this step's assignment. Besides: no gradient passes through mean and variance, the average
-    takes the new or the old moments as a race falls, and inference updates both too.
+    Question 3, *used when?*, is answered wrongly: where the variables are on another device than
+    the tower, what is read is the value *before* this step's assignment. Besides: no gradient
+    passes through mean and variance, the average takes the new or the old moments as a race falls,
+    and inference updates both too.
 
     Repaired, one line differs: it returns the moments themselves, so their gradient passes as
     well. The race of the average and the updates at inference stay; method 3 repaired has neither.
@@ -78,8 +79,9 @@ def assigned_average_norm(
 ):  # fmt: skip
     """Method 2: normalize by the moments themselves; compute the average and assign it.
 
-    Two towers that read the average at the same time assign it one after the other, and one
-    update is lost. The averages are trainable variables, so weight decay would shrink them.
+    Question 2, *remembered how?*: two towers that read the average at the same time assign it one
+    after the other, and one update is lost. The averages are trainable variables, so weight decay
+    would shrink them.
 
     Repaired, they are not trainable, and the update is a subtraction, computed on their device: it
     overwrites no other, and hardly any time passes between its reading and its writing.
@@ -115,8 +117,8 @@ def unconditional_average_norm(
 ):  # fmt: skip
     """Method 3: normalize by the moments; the update is created outside the branch of training.
 
-    `tf.cond` runs conditionally what its branch creates and nothing else, so inference updates
-    the average too. Repaired, the update is created inside.
+    Question 2, *remembered how?*: `tf.cond` runs conditionally what its branch creates and nothing
+    else, so inference updates the average too. Repaired, the update is created inside.
 
     Parameters
     ----------
@@ -142,8 +144,9 @@ def collected_updates_norm(
 ):  # fmt: skip
     """Method 4: normalize by the moments; leave the update in the collection ``UPDATE_OPS``.
 
-    The semantics of ``tf.contrib.layers.batch_norm`` in TensorFlow 1.1, which is gone: who builds
-    the training step must run the collection, or the average stays at mean 0 and variance 1.
+    Question 2, *remembered how?*: the semantics of ``tf.contrib.layers.batch_norm`` in TensorFlow
+    1.1, which is gone. Who builds the training step must run the collection, or the average stays
+    at mean 0 and variance 1.
 
     Repaired, the update is tied to the forward pass, as ``updates_collections=None`` did.
 

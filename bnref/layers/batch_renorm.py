@@ -66,7 +66,7 @@ class BatchRenorm(BatchNorm):
         )
 
     def normalizing_moments(self, x, *, training, **whose):
-        """Used when? In training the batch's towards the population's, at inference the latter."""
+        """Used when? In training the batch's moved by r and d, at inference the population's."""
         if not training:
             return self.population_moments(**whose)
         moments = self.batch_moments(x, **whose)

@@ -36,6 +36,6 @@ class CumulativeBatchNorm(BatchNorm):
         )
 
     def update_population(self, moments):
-        """Remembered how? By the mean of all batches so far."""
+        """Remembered how? The mean of all batches so far."""
         self.updates.assign_add(1)
         self.remember(moments, weight=cumulative_weight(self.updates.value))

@@ -38,7 +38,7 @@ class DebiasedBatchNorm(BatchNorm):
         )
 
     def update_population(self, moments):
-        """Remembered how? By an exponential average divided by the weight it has gathered."""
+        """Remembered how? An exponential average divided by the weight it has gathered."""
         self.updates.assign_add(1)
         weight = debiased_weight(self.updates.value, momentum=self.momentum)
         self.remember(moments, weight=weight)

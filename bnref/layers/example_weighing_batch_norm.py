@@ -57,7 +57,7 @@ class ExampleWeighingBatchNorm(BatchNorm):
         self._example_weight = float(value)
 
     def normalizing_moments(self, x, *, training, **whose):
-        """Used when? In training the batch's, at inference the population's mixed with its own."""
+        """Used when? In training the batch's, at inference the population's and its own."""
         if training:
             return super().normalizing_moments(x, training=True, **whose)
         weight, own = self.example_weight, functional.moments_of_examples(x)

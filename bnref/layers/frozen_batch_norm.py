@@ -26,5 +26,5 @@ class FrozenBatchNorm(BatchNorm):
     """
 
     def normalizing_moments(self, x, *, training, **whose):
-        """Used when? In training the population's, at inference the population's."""
+        """Used when? In training the population's as it was given, at inference the same."""
         return self.population_moments(**whose)

@@ -1,7 +1,7 @@
-"""The table of variants, made from the layers themselves: which hook each overrides, and its words.
+"""The tables of variants, made from the code itself: which hook each layer overrides, its words.
 
 The first line of a hook's docstring asks the question and answers it, so the table says what the
-code says.
+code says. Functions that stand for a variant say in their docstring which question they answer.
 """
 
 import inspect
@@ -18,19 +18,58 @@ HOOKS = {
     "update_population": "Remembered how?",
     "normalizing_moments": "Used when?",
 }
+WHEN = re.compile(r"In training (?P<training>.+), at inference (?P<inference>.+)\.")
+LAYERS = ["Variant", "Statistics in training", "Statistics at inference", "Question"]
+FUNCTIONS = ["Function", "What it does", "Question"]
+WHERE = ["Paper (arXiv)", "File", "Page"]
 
 
-def rows():
-    """One row a layer: its name, the three answers (its own in bold), paper, file, page."""
+def layer_rows():
+    """One row a layer: its name, whose statistics it uses when (its own words in bold), where."""
     from bnref import layers
 
     classes = [getattr(layers, name) for name in layers.__all__]
-    classes.sort(key=lambda cls: (len(cls.__mro__), cls.__name__))
+    classes.sort(key=lambda cls: (questions(cls), cls.__name__))
     for cls in classes:
-        answers = [answer(cls, hook, question) for hook, question in HOOKS.items()]
-        path = Path(inspect.getfile(cls)).name
-        yield [f":py:class:`~bnref.layers.{cls.__name__}`", *answers, papers(cls),
-               f"``{path}``", page(cls)]  # fmt: skip
+        numbers = ", ".join(f"{n}, *{list(HOOKS.values())[n - 1]}*" for n in questions(cls)) or "—"
+        name = f":py:class:`~bnref.layers.{cls.__name__}`"
+        yield [name, *statistics(cls), numbers, *where(cls)]
+
+
+def function_rows():
+    """One row a function that stands for a variant without a layer of its own."""
+    from bnref import folding, graph, population
+
+    for function in (population.recompute, folding.fold, *graph.METHODS.values()):
+        first, *_ = inspect.getdoc(function).splitlines()
+        numbers = re.findall(r"[Qq]uestion (\d)", function.__doc__)
+        name = f":py:func:`~{function.__module__}.{function.__name__}`"
+        name = name.replace(".posted", "")
+        place = where(function)
+        if function in graph.METHODS.values():  # one page has all four, by their numbers
+            place[-1] = page("graph.METHODS")
+        yield [name, first, ", ".join(dict.fromkeys(numbers)) or "—", *place]
+
+
+def statistics(cls):
+    """What normalizes in training and at inference, each in bold where the class differs."""
+    whose, remembered, used = (answer(cls, hook, question) for hook, question in HOOKS.items())
+    parts = WHEN.fullmatch(used.strip("*"))
+    if not parts:
+        raise ValueError(f"{cls.__name__}: say 'In training …, at inference ….'; found {used!r}")
+    training, inference = (f"{word[0].upper()}{word[1:]}" for word in parts.groups())
+    bold = "**" if used.startswith("**") else ""
+    return (
+        whose if training == "The batch's" else f"{bold}{training}.{bold}",
+        remembered if inference == "The population's" else f"{bold}{inference}.{bold}",
+    )
+
+
+def questions(cls):
+    """The numbers of the questions that a class answers differently from its parent."""
+    if cls.__mro__[1].__name__ == "Layer":
+        return []
+    return [number for number, hook in enumerate(HOOKS, start=1) if hook in vars(cls)]
 
 
 def answer(cls, hook, question):
@@ -39,33 +78,46 @@ def answer(cls, hook, question):
     if not line.startswith(question):
         raise ValueError(f"{cls.__name__}.{hook}: the docstring must begin with {question!r}")
     text = line.removeprefix(question).strip()
-    return f"**{text}**" if hook in vars(cls) and cls.__mro__[1].__name__ != "Layer" else text
+    return f"**{text}**" if hook in vars(cls) and questions(cls) else text
 
 
-def papers(cls):
-    """The arXiv numbers that the class's docstring names."""
-    return ", ".join(dict.fromkeys(re.findall(r"(?<=arXiv )\d{4}\.\d{5}", cls.__doc__))) or "—"
+def where(found):
+    """The papers that a docstring names, the file, and the page that is about it."""
+    papers = dict.fromkeys(re.findall(r"arXiv\s+(\d{4}\.\d{4,5})", found.__doc__))
+    return [
+        ", ".join(papers) or "—",
+        f"``{Path(inspect.getfile(found)).name}``",
+        page(found.__name__),
+    ]
 
 
-def page(cls):
-    """The gallery page about the layer, if there is one."""
-    for script in sorted((ROOT / "gallery" / "variants").glob("plot_*.py")):
-        if cls.__name__ in script.read_text():
-            return f":doc:`/gallery/variants/{script.stem}`"
+def page(name):
+    """The gallery page that names it most often, if one does: a variant's, before all others."""
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    for folder in ("variants", "*"):
+        scripts = sorted((ROOT / "gallery").glob(f"{folder}/plot_*.py"))
+        counts = {script: len(word.findall(script.read_text("utf-8"))) for script in scripts}
+        best = max(counts, key=counts.get, default=None)
+        if best and counts[best]:
+            return f":doc:`/gallery/{best.parent.name}/{best.stem}`"
     return "—"
 
 
 class VariantsTable(SphinxDirective):
-    """``.. variants-table::``: the table, as a list-table."""
+    """``.. variants-table:: layers`` (or ``functions``): the table, as a list-table."""
+
+    required_arguments = 1
 
     def run(self):
         """Parse the rows as reStructuredText, so that names link to the reference."""
-        header = ["Variant", *HOOKS.values(), "Paper (arXiv)", "File", "Page"]
+        of_layers = self.arguments[0] == "layers"
+        header, rows = (LAYERS, layer_rows()) if of_layers else (FUNCTIONS, function_rows())
         text = [".. list-table::", "   :header-rows: 1", "   :class: variants", ""]
-        for row in [header, *rows()]:
+        for row in [[*header, *WHERE], *rows]:
             text += [f"   {'*' if not i else ' '} - {cell}" for i, cell in enumerate(row)]
-        for path in (ROOT / "bnref" / "layers").glob("*.py"):
-            self.env.note_dependency(str(path))
+        for folder in ("bnref", "gallery"):
+            for path in (ROOT / folder).rglob("*.py"):
+                self.env.note_dependency(str(path))
         node = nodes.container(classes=["table-wide"])
         self.state.nested_parse(StringList(text, source="variants-table"), 0, node)
         return [node]
