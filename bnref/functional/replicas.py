@@ -37,7 +37,9 @@ def over_replicas(moments):
         return moments
     counts = tf.fill(tf.shape(moments.mean), moments.count)
     own = tf.stack([counts, moments.mean, moments.variance])[None]
-    counts, means, variances = tf.unstack(replica.all_gather(own, axis=0), axis=1)
+    # Some strategies lose the static shape on the way.
+    gathered = tf.ensure_shape(replica.all_gather(own, axis=0), (None, *own.shape[1:]))
+    counts, means, variances = tf.unstack(gathered, axis=1)
     count = tf.reduce_sum(counts[:, 0])
     weights = counts / count
     mean = tf.reduce_sum(weights * means, 0)

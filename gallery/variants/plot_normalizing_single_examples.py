@@ -98,9 +98,10 @@ print("a dense layer's outputs (1, -1) and (20, -20), each alone:", outputs.toli
 # Verdict
 # -------
 # It is a parameter of the test data. Choose α on validation data like those you will meet: without
-# a shift there is nothing to win here, and beyond 0.3 something to lose. The layer is no fixed line any more, so it cannot be folded into a
-# convolution (:doc:`plot_folding_into_the_convolution`). If examples of the new kind come in
-# numbers, recompute the population on them: :func:`bnref.population.recompute`.
+# a shift there is nothing to win here, and beyond 0.3 something to lose. The layer is no fixed line
+# any more, so it cannot be folded into a convolution (:doc:`plot_folding_into_the_convolution`). If
+# examples of the new kind come in numbers, recompute the population on them:
+# :func:`bnref.population.recompute`.
 #
 # Conclusion
 # ----------
