@@ -4,8 +4,8 @@ Several replicas: whose statistics normalize, and which are remembered?
 
 Each replica's own, and the first replica's, unless you say otherwise. While every replica gets a
 fair share of the data that does not matter: two replicas of 32 images learn like one device with
-64. Where each gets the images of another camera, the saved model reads **50 to 75 %** of the test
-images instead of 85 to 90. Remembering the pooled statistics of all replicas hardly helps;
+64. Where each gets the images of another camera, the saved model reads **55 to 70 %** of the test
+images instead of 85 to 90. Remembering the pooled statistics of all replicas helps a little;
 synchronized batch norm **equals one device**, for one collective each way.
 
 :class:`bnref.layers.SyncBatchNorm` answers question 1, *whose statistics*, differently,
@@ -99,9 +99,9 @@ fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", nco
 plt.show()
 
 # %%
-# Why the memory alone does not help: in training each camera's images are normalized by that
-# camera's statistics, so the network never sees the difference between the cameras that the
-# population, of either kind, has to leave in them.
+# Why the memory alone helps so little: in training each camera's images are normalized by that
+# camera's statistics, so the network never sees the difference between the cameras that any
+# population leaves in them.
 #
 # To check your own model, compare what the replicas remember,
 # ``strategy.experimental_local_results(layer.moving_mean.value)``. Shuffle before sharding; if that
@@ -114,8 +114,7 @@ end = {name: {order: rows[:, -1] for order, rows in each.items()} for name, each
 for name, each in end.items():
     print(f"{name:14}", {order: np.round(rows, 3).tolist() for order, rows in each.items()})
 one, own, pooled, synchronized = (each["by camera"] for each in end.values())
-fair = [each["shuffled"].mean() for each in end.values()]
-assert max(fair) - min(fair) < 0.04, "fair shares: all alike"
+assert np.ptp([each["shuffled"].mean() for each in end.values()]) < 0.04, "fair shares: all alike"
 assert max(own.max(), pooled.max()) < one.min() - 0.05 and own.mean() < one.mean() - 0.15
-assert abs(pooled.mean() - own.mean()) < 0.12, "the memory was not the fault"
+assert pooled.mean() < (own.mean() + 2 * one.mean()) / 3, "the memory is the smaller fault"
 assert np.abs(one - synchronized).max() < 0.03, "one device, but for rounding"

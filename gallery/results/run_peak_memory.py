@@ -1,0 +1,81 @@
+"""Record the peak memory of a training step of every layer, beside Keras's.
+
+``python gallery/results/run_peak_memory.py``: for each layer a process of its own makes x and dy of
+shape (512, 32, 32, 64), 134 MB each, takes compiled steps on a few examples and then one
+forward and backward pass on all; the growth of the largest resident size, in arrays of the size of
+x, is the record. The output y and the gradient dx are 2 of it; what is more is kept or temporary.
+About 3 minutes on two cores. Linux only. Stopped and started again, it goes on where it was.
+"""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+SHAPE = (512, 32, 32, 64)
+LAYERS = {
+    "keras.layers.BatchNormalization()": "",
+    "keras.layers.BatchNormalization(renorm=True)": "",
+    "keras.layers.BatchNormalization(synchronized=True)": "",
+    "keras.layers.GroupNormalization(8)": "",
+    "keras.layers.LayerNormalization()": "",
+    "bnref.BatchNorm()": "",
+    "bnref.SyncBatchNorm()": "",
+    "bnref.GhostBatchNorm(groups=8)": "",
+    "bnref.BatchRenorm(r_max=3, d_max=5)": "",
+    "bnref.DebiasedBatchNorm()": "",
+    "bnref.LasagneBatchNorm()": "",
+    "bnref.FrozenBatchNorm()": "",
+    "bnref.MaskedBatchNorm()": "mask",
+    "keras.layers.BatchNormalization() with a mask": "mask",
+    "bnref.DomainBatchNorm(domains=2)": "domain",
+}
+
+
+def measure(code):
+    """Print by how many arrays of the size of x the process grew; called in a child."""
+    import keras  # noqa: F401
+    import numpy as np
+    import tensorflow as tf
+
+    import bnref  # noqa: F401
+
+    layer, whose = eval(code.removesuffix(" with a mask")), LAYERS[code]  # our own text, above
+
+    @tf.function(reduce_retracing=True)
+    def step(x, dy):
+        size = tf.shape(x)[0]
+        told = {"mask": tf.fill(tf.shape(x)[:2], True), "domain": tf.range(size) % 2}
+        told = {whose: told[whose]} if whose else {}
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True, **told)
+        return y, tape.gradient(y, x, dy)
+
+    # Made in place: what is freed again would hide in the largest size so far.
+    few = [tf.random.stateless_normal((8, *SHAPE[1:]), seed=(0, each)) for each in range(2)]
+    x, dy = (tf.tile(each, (SHAPE[0] // 8, 1, 1, 1)) for each in few)
+    layer.build(SHAPE)
+    for size in (8, 16):  # traced for any size before what counts
+        step(x[:size], dy[:size])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(x, dy)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print((after - before) * 1024 / (4 * np.prod(SHAPE)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        measure(sys.argv[1])
+        sys.exit()
+    from bnref import records
+
+    record = records.Record(
+        Path(__file__).with_name("peak_memory.csv"), key=("layer",), columns=("layer", "arrays"),
+        provenance={"data": f"random, {SHAPE}, float32"},
+    )  # fmt: skip
+    for one in record.progress([{"layer": code} for code in LAYERS]):
+        done = subprocess.run(
+            [sys.executable, __file__, one["layer"]], capture_output=True, text=True, check=True
+        )
+        record.add([{**one, "arrays": round(float(done.stdout.split()[-1]), 2)}])
