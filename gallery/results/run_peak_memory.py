@@ -45,7 +45,7 @@ def measure(code):
     @tf.function(reduce_retracing=True)
     def step(x, dy):
         size = tf.shape(x)[0]
-        told = {"mask": tf.fill(tf.shape(x)[:2], True), "domain": tf.range(size) % 2}
+        told = {"mask": tf.fill(tf.shape(x)[:3], True), "domain": tf.range(size) % 2}
         told = {whose: told[whose]} if whose else {}
         with tf.GradientTape() as tape:
             tape.watch(x)
