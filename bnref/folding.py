@@ -113,6 +113,10 @@ def _check(layer, norm):
         raise ValueError(f"norm must be a fixed line at inference; {type(norm).__name__} is none")
     if not layer.built or not norm.built:
         raise ValueError("layer and norm must be built: call them, or the model, once")
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise ValueError(f"layer must have channels last; received {layer.data_format!r}")
+    if getattr(norm, "axis", -1) not in (-1, norm.input_spec.ndim and norm.input_spec.ndim - 1):
+        raise ValueError(f"norm must normalize the last axis; received axis={norm.axis}")
     channels, known = layer.kernel.shape[-1], norm.moving_mean.shape[-1]
     if channels != known:
         raise ValueError(f"norm must have the layer's {channels} channels; received {known}")

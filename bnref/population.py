@@ -27,7 +27,7 @@ def exponential_weight(update, *, momentum):
     ``update`` counts from 1 and does not matter here; it is taken so that the three averages
     can be exchanged for one another. Keras, PyTorch and Lasagne average like this.
     """
-    return tf.fill(tf.shape(update), tf.constant(1 - momentum, tf.float32))
+    return tf.fill(tf.shape(update), tf.constant(1 - momentum, tf.float64))
 
 
 def debiased_weight(update, *, momentum):
@@ -37,13 +37,14 @@ def debiased_weight(update, *, momentum):
     section 3; ``zero_debias`` in TensorFlow 1). It goes from 1/t for small t to 1 − ρ.
     """
     log = math.log(momentum) if momentum else -math.inf
-    # expm1 keeps the digits that 1 − ρᵗ loses in float32 when ρ is close to 1.
-    return tf.math.expm1(log) / tf.math.expm1(tf.cast(update, tf.float32) * log)
+    # expm1 keeps the digits that 1 − ρᵗ loses when ρ is close to 1.
+    log = tf.constant(log, tf.float64)
+    return tf.math.expm1(log) / tf.math.expm1(tf.cast(update, tf.float64) * log)
 
 
 def cumulative_weight(update):
     """Weight 1/t: the plain mean of all batches so far (PyTorch's ``momentum=None``)."""
-    return 1 / tf.cast(update, tf.float32)
+    return 1 / tf.cast(update, tf.float64)
 
 
 def pooled(counts, means, variances):
@@ -153,6 +154,7 @@ def _collect(model, batches):
     # Keras offers no public walk through nested models and the layers inside layers.
     layers = [layer for layer in model._flatten_layers() if hasattr(layer, "update_population")]
     rows = {layer: [] for layer in layers}
+    overrides = [vars(layer).get("update_population") for layer in layers]
     state = [(each, each.numpy()) for layer in layers for each in layer.non_trainable_variables]
     try:
         for layer in layers:
@@ -162,8 +164,10 @@ def _collect(model, batches):
         for number, batch in enumerate(batches, start=1):  # noqa: B007
             model(batch, training=True)
     finally:
-        for layer in layers:
+        for layer, own in zip(layers, overrides, strict=True):
             del layer.update_population
+            if own is not None:
+                layer.update_population = own
         for variable, value in state:  # a layer may count its calls
             variable.assign(value)
     if not number:

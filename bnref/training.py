@@ -6,6 +6,7 @@ The weights come from Keras's random state, so a run is repeated by
 
 import sys
 from collections.abc import Callable
+from numbers import Integral
 
 import keras
 import numpy as np
@@ -132,7 +133,7 @@ def compiled_step(model, optimizer, loss: Callable | None = None):
 
 def _check(x, y, **counts):
     for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
             raise ValueError(f"{name} must be a whole number, at least 1; received {count!r}")
     if len(x) != len(y):
         raise ValueError(f"x and y must be equally long; received {len(x)} and {len(y)}")

@@ -8,7 +8,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import hypothesis
 import keras
-import numpy as np
 import pytest
 
 # The same examples in every run, so that a failure is seen again; the first example of a property
@@ -31,12 +30,9 @@ def _clean_keras():
 def batch():
     """Return ``batch(shape, seed)``: normal values whose channels differ in scale and offset."""
 
-    def make(shape, seed=0, dtype="float32"):
-        random, channels = np.random.default_rng(seed), np.arange(shape[-1])
-        scale, offset = 0.5 * 3.0**channels, 2.0 - 5 * channels + seed
-        return (random.normal(size=shape) * scale + offset).astype(dtype)
+    from layers_under_test import batch_of
 
-    return make
+    return batch_of
 
 
 @pytest.fixture

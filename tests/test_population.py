@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnref import BatchNorm
+from bnref import BatchNorm, BatchRenorm, DomainBatchNorm, GhostBatchNorm
 from bnref.layers import CumulativeBatchNorm, DebiasedBatchNorm
 from bnref.population import (
     corrected,
@@ -67,7 +67,7 @@ def test_each_weight_makes_its_average_by_recursion(batch, momentum, steps):
         population = start
         for t, each in enumerate(batches, start=1):
             share = weight(tf.constant(t))
-            assert share.dtype == tf.float32 and share.shape == ()
+            assert share.dtype == tf.float64 and share.shape == ()
             population = (1 - float(share)) * population + float(share) * each
         # A weight is rounded once, relative to itself, in each of the steps; the start weighs 900.
         np.testing.assert_allclose(population, expected, rtol=1e-6, atol=1e-4)
@@ -317,3 +317,61 @@ def keras_norm():
 def test_a_model_without_a_layer_to_replace_is_refused(batch, make):
     with pytest.raises(ValueError, match="model must have a bnref layer that updates its popul"):
         recompute(make(), [batch((4, 3))])
+
+
+def test_the_parts_of_a_ghost_layers_batches_are_pooled_one_by_one(batch):
+    """Pooled, they are the whole batch's: the variance between the parts is no longer missing."""
+    layer = GhostBatchNorm(groups=2)
+    model, batches = keras.Sequential([keras.Input((3,)), layer]), [batch((4, 3)), batch((8, 3), 5)]
+    recompute(model, batches)
+    assert_population(layer, reference.precise_pooled(batches))
+    parts = [part for x in batches for part in reference.parts(x, 2)]
+    recompute(model, batches, variance="corrected")
+    assert_population(layer, reference.precise_corrected(parts))
+
+
+@BOTH
+def test_renormalization_is_recomputed_from_its_batches_and_counts_no_step(
+    batch, variance, expected
+):
+    layer = BatchRenorm(r_max=1.5, d_max=0.5)
+    model, batches = keras.Sequential([keras.Input((3,)), layer]), [batch((4, 3)), batch((9, 3), 5)]
+    model(batches[0], training=True)
+    recompute(model, batches, variance=variance)
+    assert_population(layer, expected(batches))
+    assert int(layer.updates) == 1
+
+
+def domain_model():
+    inputs = keras.Input((3,), name="x"), keras.Input((), dtype="int32", name="domain")
+    layer = DomainBatchNorm(domains=2)
+    return keras.Model(inputs, layer(inputs[0], domain=inputs[1])), layer
+
+
+def test_each_domain_is_recomputed_from_its_own_examples_wherever_they_are(batch):
+    """The second batch holds none of domain 0, and the first one of domain 1."""
+    model, layer = domain_model()
+    batches = [batch((6, 3)), batch((4, 3), 5)]
+    domains = [np.array([0, 0, 1, 0, 0, 0]), np.array([1, 1, 1, 1])]
+    recompute(model, list(zip(batches, domains, strict=True)))
+    for k in range(2):
+        own = [x[d == k] for x, d in zip(batches, domains, strict=True) if (d == k).any()]
+        mean, variance = reference.precise_pooled(own)
+        np.testing.assert_allclose(layer.moving_mean[k], mean, rtol=1e-5)
+        np.testing.assert_allclose(layer.moving_variance[k], variance, rtol=1e-5)
+
+
+def test_a_domain_that_no_batch_holds_is_refused_and_nothing_changes(batch):
+    model, layer = domain_model()
+    before = state(model)
+    with pytest.raises(ValueError, match=f"not finite in layer '{layer.name}'"):
+        recompute(model, [(batch((4, 3)), np.ones(4, "int32"))])
+    assert_same_state(model, before)
+
+
+def test_an_update_of_the_callers_own_is_put_back(batch):
+    model = keras.Sequential([keras.Input((3,)), BatchNorm()])
+    own = lambda moments: None  # noqa: E731
+    model.layers[0].update_population = own
+    recompute(model, [batch((8, 3))])
+    assert model.layers[0].update_population is own

@@ -84,38 +84,38 @@ def moments(x):
     return Moments(mean, variance, count, lambda sums: sums / count)
 
 
-def moments_of_parts(x, parts):
-    """`moments` of each of ``parts`` equal parts of the batch, one after the other.
+def moments_of_parts(x, groups):
+    """`moments` of each of ``groups`` equal parts of the batch, one after the other.
 
     Parameters
     ----------
     x : tensor, shape (N, ..., C)
-    parts : int
+    groups : int
         A divisor of N.
 
     Returns
     -------
     Moments
-        With ``parts`` rows. Nothing is copied: a part is a view of the batch.
+        With ``groups`` rows. Nothing is copied: a part is a view of the batch.
 
     Raises
     ------
     ValueError, tf.errors.InvalidArgumentError
-        `parts` does not divide N; else as `moments`.
+        `groups` does not divide N; else as `moments`.
 
     Notes
     -----
     Hoffer et al. 2017, arXiv 1705.08741, Algorithm 1.
     """
     x = tf.convert_to_tensor(x)
-    message = f"the number of parts must divide the batch; received {parts} parts for a batch of"
+    message = f"groups must divide the batch; received groups={groups} for a batch of"
     if x.shape[0] is None:
-        told = tf.debugging.assert_equal(tf.shape(x)[0] % parts, 0, f"{message} another size")
+        told = tf.debugging.assert_equal(tf.shape(x)[0] % groups, 0, f"{message} another size")
         with tf.control_dependencies([told]):
             x = tf.identity(x)
-    elif x.shape[0] % parts:
+    elif x.shape[0] % groups:
         raise ValueError(f"{message} {x.shape[0]}")
-    each = [moments(part) for part in tf.split(x, parts)]
+    each = [moments(part) for part in tf.split(x, groups)]
     mean, variance = (tf.stack(values) for values in list(zip(*each, strict=True))[:2])
     return Moments(mean, variance, each[0].count, each[0].average)
 

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from bnref.functional.batch import Moments
-from bnref.functional.shapes import by_example
+from bnref.functional.shapes import by_example, not_empty
 
 __all__ = ["checked_domain", "moments_of_domains"]
 
@@ -29,7 +29,7 @@ def moments_of_domains(x, domain, domains):
     tf.errors.InvalidArgumentError
         An index outside 0 … `domains` - 1.
     """
-    values = by_example(x)
+    values = by_example(not_empty(x))
     domain = checked_domain(domain, domains)
     positions = tf.cast(tf.shape(values)[1], values.dtype)
     count = positions * _sum_by_domain(tf.ones_like(values[:, 0, :1]), domain, domains)
@@ -58,7 +58,7 @@ def checked_domain(domain, domains):
     tf.errors.InvalidArgumentError
         One does not.
     """
-    domain = tf.convert_to_tensor(domain)
+    domain = tf.cast(domain, tf.int64)
     inside = tf.reduce_all((domain >= 0) & (domain < domains))
     told = tf.debugging.Assert(inside, [f"domain must lie in 0 … {domains - 1}; received", domain])
     with tf.control_dependencies([told] if told is not None else []):

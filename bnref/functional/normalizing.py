@@ -69,6 +69,8 @@ def normalize(x, moments, gamma, beta, *, epsilon):
 
 def _normalize_parts(x, moments, gamma, beta, epsilon):
     """Normalize equal parts of the batch, one after the other, each by its row."""
+    with tf.control_dependencies([moments.mean]):  # made from parts that were checked
+        x = tf.identity(x)
     shape = tf.shape(moments.mean)
     vectors = moments.mean, moments.variance, *(tf.broadcast_to(v, shape) for v in (gamma, beta))
     parts = zip(tf.split(x, moments.mean.shape[0]), *map(tf.unstack, vectors), strict=True)

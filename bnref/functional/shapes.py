@@ -2,21 +2,26 @@
 
 import tensorflow as tf
 
-__all__ = ["by_example", "check_type", "over_positions", "rows"]
+__all__ = ["by_example", "check_type", "not_empty", "over_positions", "rows"]
 
 
 def rows(x):
     """``x`` as (examples and positions, C), at least float32, checked."""
+    x = not_empty(x)
+    return _at_least_float32(tf.reshape(x, (-1, x.shape[-1])))
+
+
+def not_empty(x):
+    """``x``, checked to hold at least one example."""
     x = _checked(x)
-    values = tf.reshape(x, (-1, x.shape[-1]))
-    if values.shape[0] == 0:
+    if x.shape.num_elements() == 0:
         raise ValueError(f"x must hold at least one example; received shape {x.shape}")
-    if values.shape[0] is None:
-        # The graph of a batch of any size: only a run can tell. (XLA leaves assertions out.)
-        told = tf.debugging.assert_positive(tf.size(x), "x must hold at least one example")
-        with tf.control_dependencies([told]):
-            values = tf.identity(values)
-    return _at_least_float32(values)
+    if x.shape.num_elements() is not None:
+        return x
+    # The graph of a batch of any size: only a run can tell. (XLA leaves assertions out.)
+    told = tf.debugging.assert_positive(tf.size(x), "x must hold at least one example")
+    with tf.control_dependencies([told]):
+        return tf.identity(x)
 
 
 def by_example(x):

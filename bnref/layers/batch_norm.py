@@ -1,7 +1,7 @@
 """Batch normalization, with one hook for each of the three questions a variant answers."""
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 import keras
 import tensorflow as tf
@@ -70,9 +70,9 @@ class BatchNorm(keras.layers.Layer):
 
     def __init__(self, *, momentum=0.99, epsilon=1e-3, axis=-1, **kwargs):
         super().__init__(**kwargs)
-        if not _is_number(momentum) or not 0 <= momentum < 1:
+        if not is_number(momentum) or not 0 <= momentum < 1:
             raise ValueError(f"momentum must be a number in [0, 1); received {momentum!r}")
-        if not _is_number(epsilon) or not 0 < epsilon < math.inf:
+        if not is_number(epsilon) or not 0 < epsilon < math.inf:
             raise ValueError(f"epsilon must be a number above 0; received {epsilon!r}")
         if axis != -1:
             raise ValueError(f"axis must be -1, channels last; received {axis!r}: transpose first")
@@ -92,6 +92,9 @@ class BatchNorm(keras.layers.Layer):
         self.moving_mean = self._vector(shape, "moving_mean", "zeros", trainable=False)
         self.moving_variance = self._vector(shape, "moving_variance", "ones", trainable=False)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: shape[-1]})
+
+    # What a call may say besides x, for question 1: names such as "mask".
+    whose = ()
 
     def batch_moments(self, x, **whose):
         """Whose statistics? All examples of this replica's batch."""
@@ -114,6 +117,8 @@ class BatchNorm(keras.layers.Layer):
 
         ``whose`` is what a variant needs to know besides, such as a mask; the base knows none.
         """
+        if unknown := set(whose) - set(self.whose):
+            raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}")
         training = bool(training) and self.trainable
         moments = self.normalizing_moments(x, training=training, **whose)
         return functional.normalize(
@@ -132,7 +137,9 @@ class BatchNorm(keras.layers.Layer):
         ):
             if batch.shape.rank > len(population.shape):
                 batch = tf.reduce_mean(batch, 0)
-            population.assign((1 - weight) * population + weight * batch)
+            # A number stays one: a cast would round it to float32 first.
+            share = tf.cast(weight, population.dtype) if tf.is_tensor(weight) else weight
+            population.assign((1 - share) * population + share * batch)
 
     def population_moments(self, **whose):
         """The population statistics, through which no gradient flows."""
@@ -154,5 +161,13 @@ class BatchNorm(keras.layers.Layer):
         )  # fmt: skip
 
 
-def _is_number(value):
+def is_number(value):
+    """Whether it is a real number, and no boolean."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def whole_number(name, value):
+    """``value`` as an int, if it is a whole number of at least 1; ``name`` is for the error."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number, 1 or more; received {value!r}")
+    return int(value)

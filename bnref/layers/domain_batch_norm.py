@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from bnref import functional
-from bnref.layers.batch_norm import BatchNorm
+from bnref.layers.batch_norm import BatchNorm, whole_number
 
 __all__ = ["DomainBatchNorm"]
 
@@ -45,11 +45,11 @@ class DomainBatchNorm(BatchNorm):
     Both pass one domain at a time; here a batch may hold several, with the same result.
     """
 
+    whose = ("domain",)
+
     def __init__(self, *, domains, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(domains, int) or isinstance(domains, bool) or domains < 1:
-            raise ValueError(f"domains must be a whole number, 1 or more; received {domains!r}")
-        self.domains = domains
+        self.domains = whole_number("domains", domains)
 
     def batch_moments(self, x, domain):
         """Whose statistics? The examples of the same domain in this replica's batch."""
@@ -75,6 +75,11 @@ class DomainBatchNorm(BatchNorm):
                 f"domain must be whole numbers of shape {x.shape[:1]}, one an example; received "
                 f"{domain.dtype.name} of shape {domain.shape}"
             )
+        told = tf.debugging.assert_equal(
+            tf.shape(domain), tf.shape(x)[:1], "domain must hold one whole number an example"
+        )
+        with tf.control_dependencies([told] if told is not None else []):
+            domain = tf.identity(domain)
         return super().call(x, training=training, domain=domain)
 
     def get_config(self):

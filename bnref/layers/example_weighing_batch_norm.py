@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from bnref import functional
-from bnref.layers.batch_norm import BatchNorm
+from bnref.layers.batch_norm import BatchNorm, is_number
 
 __all__ = ["ExampleWeighingBatchNorm"]
 
@@ -52,7 +52,7 @@ class ExampleWeighingBatchNorm(BatchNorm):
 
     @example_weight.setter
     def example_weight(self, value):
-        if not 0 <= value < 1:
+        if not is_number(value) or not 0 <= value < 1:
             raise ValueError(f"example_weight must be a number in [0, 1); received {value!r}")
         self._example_weight = float(value)
 

@@ -3,7 +3,7 @@
 import keras
 
 from bnref import functional
-from bnref.layers.batch_norm import BatchNorm
+from bnref.layers.batch_norm import BatchNorm, whole_number
 
 __all__ = ["GhostBatchNorm"]
 
@@ -34,17 +34,17 @@ class GhostBatchNorm(BatchNorm):
 
     Notes
     -----
-    Hoffer, Hubara & Soudry 2017, arXiv 1705.08741, Algorithm 1. Departs from it in one thing: the
+    Hoffer, Hubara & Soudry 2017, arXiv 1705.08741, Algorithm 1. Departs from it in two things: the
     population takes the mean of the ghost batches' moments in one update, not one update each
-    (their weights are then (1 − ρ)ρ^(G − i)). Its variance is that of a ghost batch, within which
-    an example is compared with N/G − 1 others; `bnref.population.recompute` pools the parts.
+    (their weights are then (1 − ρ)ρ^(G − i)), and it averages σ², as its base does, not σ. The
+    variance is that of a ghost batch, within which an example is compared with N/G − 1 others;
+    `bnref.population.recompute` pools the parts. TensorFlow 1 puts every (N/B)-th example of the
+    batch into one group of B, this layer neighbours.
     """
 
     def __init__(self, *, groups, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
-            raise ValueError(f"groups must be a whole number, 1 or more; received {groups!r}")
-        self.groups = groups
+        self.groups = whole_number("groups", groups)
 
     def batch_moments(self, x, **whose):
         """Whose statistics? Each of G equal parts of this replica's batch by itself."""

@@ -35,6 +35,8 @@ class MaskedBatchNorm(BatchNorm):
     leaves few steps, the batch is that small: see the notes of `BatchNorm`.
     """
 
+    whose = ("mask",)
+
     def batch_moments(self, x, mask=None):
         """Whose statistics? The steps of this replica's batch where the mask is true."""
         return super().batch_moments(x) if mask is None else functional.masked_moments(x, mask)

@@ -1,6 +1,7 @@
 """A limit that rises with the training step, for batch renormalization."""
 
 import math
+from collections.abc import Iterable
 from numbers import Real
 
 import tensorflow as tf
@@ -28,8 +29,9 @@ class Schedule:
     """
 
     def __init__(self, points, *, name, least):
-        self.points = [(0.0, points)] if isinstance(points, Real) else list(points)
-        numbers = [each for point in self.points for each in _pair(point, name)]
+        one = isinstance(points, Real) and not isinstance(points, bool)
+        pairs = [(0.0, points)] if one else _listed(points, name)
+        numbers = [each for point in pairs for each in _pair(point, name)]
         steps, values = numbers[::2], numbers[1::2]
         if not values or min(values) < least:
             raise ValueError(f"{name} must be at least {least} everywhere; received {points!r}")
@@ -49,10 +51,16 @@ class Schedule:
         return value
 
 
+def _listed(points, name):
+    if isinstance(points, str) or not isinstance(points, Iterable):
+        raise ValueError(f"{name} must be a number or pairs (step, value); received {points!r}")
+    return list(points)
+
+
 def _pair(point, name):
     try:
-        pair = [float(each) for each in point]
-    except TypeError:
+        pair = [float(each) for each in point if not isinstance(each, bool)]
+    except (TypeError, ValueError):
         pair = []
     if len(pair) != 2 or not all(map(math.isfinite, pair)):
         raise ValueError(f"{name} must be a number or pairs (step, value); received {point!r}")

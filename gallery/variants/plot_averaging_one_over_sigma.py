@@ -33,8 +33,8 @@ from bnref import datasets, devices, models, training
 # .. math:: \frac{1/E[1/\sigma_B]^2}{E[\sigma_B^2]} = \frac2k
 #    \left(\frac{\Gamma(k/2)}{\Gamma((k-1)/2)}\right)^2 \approx 1 - \frac{3}{2N}
 #
-# At N = 2 the mean of 1/σ_B is infinite, and the result depends on ε. For another kurtosis κ, 3/2
-# becomes 3/4·(κ − 1). Measured: the two layers after 400 batches, in 2,000 channels.
+# At N = 2 the mean of 1/σ_B is infinite, and all depends on ε. For another kurtosis κ, 3/2 becomes
+# 3/4·(κ − 1). Measured: the two layers after 400 batches, in 2,000 channels.
 
 kept = {"σ²": partial(bnref.BatchNorm, epsilon=1e-4), "1/σ": bnref.LasagneBatchNorm}
 sizes = np.array([2, 4, 8, 32, 128])
@@ -67,8 +67,7 @@ data = datasets.load("mnist").take(train=4000, test=500)
 test = data.x_test, data.y_test
 
 
-def trained(name, size, seed):
-    """Training loss, test loss and accuracy, every 40 steps."""
+def trained(name, size, seed):  # training loss, test loss and accuracy
     keras.utils.set_random_seed(seed)
     norm = partial(kept[name], momentum=0.9)
     model = models.perceptron(norm, inputs=(28, 28, 1), units=(64, 64))
@@ -98,8 +97,7 @@ plt.show()
 # Average σ² in a new model; from N = 8 on it is a matter of taste. (The next layer was trained on
 # values times 1/σ_B, and I is their mean: a possible reason for the lower loss.) To port a model::
 #
-#     layer = bnref.LasagneBatchNorm(momentum=1 - alpha, epsilon=1e-4)  # or BatchNorm, to predict
-#     layer.build((None, channels))
+#     layer = bnref.LasagneBatchNorm(momentum=1 - alpha)  # or BatchNorm, to predict; then build it
 #     layer.set_weights([gamma, beta, mean, 1 / inv_std**2 - 1e-4])
 #
 # To check a port, compare outputs at inference, and again after some training steps.

@@ -92,9 +92,9 @@ axes[2].semilogx(counts, final[:, :7].T, "C0o-", lw=1, ms=4)
 axes[2].axhline(curves[:, 0, -1].mean(), color="C1", ls="--")
 for ax, title, x in zip(axes, ("error", "accuracy", "at the end"), ("K", "step", "K"), strict=True):
     ax.set(title=title, xlabel=x)
-    ax.set(ylim=None if title == "error" else (0.6, 1))
-axes[0].legend()
-axes[1].legend(loc="lower right")
+    ax.set(ylim={"error": None, "accuracy": (0.6, 1), "at the end": (0.85, 1)}[title])
+axes[0].legend(loc="lower left")
+fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
@@ -111,7 +111,7 @@ moving, precise = curves.mean(0)
 print("accuracy by moving average and precise:", moving.round(3), precise.round(3))
 assert precise[1] - moving[1] > 0.04 and abs(precise[-1] - moving[-1]) < 0.02
 *by_k, everything, pooled, corrected = final.mean(0).round(3)
-print("by K:", by_k, "all images:", everything)
+print("by K:", *by_k, "all images:", everything)
 assert abs(by_k[3] - everything) < 0.02
 low = np.mean(estimated(by_class, population.corrected)[1])
 print(f"by class: corrected variance off by {low:.0%}; accuracy {corrected}, pooled {pooled}")
