@@ -113,8 +113,7 @@ plt.show()
 for name, cases in found.items():
     print(f"method {name}, two towers: in turn, one lost, one reading", np.round(cases, 2))
     print(f"eight towers: average from {traces[name].min():.3g} to {traces[name].max():.3g}")
-    assert abs(sum(cases) - 1) < 0.03 and (np.abs(traces[name] - 10).max() > 10) == (
-        "today" in name
-    )
+    far = np.abs(traces[name] - 10).max()  # which of them is early is chance, and so is how far
+    assert abs(sum(cases) - 1) < 0.03 and (far > 1e4 if "today" in name else far < 100)
 assert np.allclose([*factors.values()], [1 - R * (1 - decay) for decay in factors], atol=1e-5)
-assert min(found["2"][1], found["3, today"][2]) > 1 / 2 and found["3, as in 1.1"][0] > 0.8
+assert min(found["2"][1], found["3, today"][2], found["3, as in 1.1"][0]) > 1 / 2

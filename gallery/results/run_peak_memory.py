@@ -3,10 +3,10 @@
 ``python gallery/results/run_peak_memory.py``: for each layer three processes, one after the other.
 Each makes x and dy of shape (512, 32, 32, 64), 134 MB each, takes two compiled steps on a few
 examples and then one forward and backward pass on all; the growth of the largest resident size, in
-arrays of the size of x, is the record. The output y and the gradient dx are 2 of it; what is more is
-kept or temporary, and may differ with the order in which TensorFlow runs operations that do not
-wait for each other. About 5 minutes on two cores. Linux only. Stopped and started again, it goes on
-where it was.
+arrays of the size of x, is the record. The output y and the gradient dx are 2 of it; what is more
+is kept or temporary, and may differ with the order in which TensorFlow runs operations that do not
+wait for each other. About 5 minutes on two cores. Linux only. Stopped and started again, it goes
+on where it was.
 """
 
 import resource
@@ -73,8 +73,8 @@ if __name__ == "__main__":
     from bnref import records
 
     record = records.Record(
-        Path(__file__).with_name("peak_memory.csv"), key=("layer", "run"), columns=("layer", "run", "arrays"),
-        provenance={"data": f"random, {SHAPE}, float32"},
+        Path(__file__).with_name("peak_memory.csv"), key=("layer", "run"),
+        columns=("layer", "run", "arrays"), provenance={"data": f"random, {SHAPE}, float32"},
     )  # fmt: skip
     for one in record.progress(
         [{"layer": code, "run": run} for run in range(3) for code in LAYERS]

@@ -1,0 +1,61 @@
+"""
+How much memory does a training step of each variant take?
+==========================================================
+
+**Three arrays** of the size of the input for most layers here: the output, the gradient, and the
+part of the gradient that is taken away at the end. Keras's batch normalization takes **four or
+five**, for it keeps intermediate results of the formula. A mask costs one more, and a
+frozen layer takes nothing but the output and the gradient.
+
+Recorded, and not measured in this build: each number needs a process of its own.
+"""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from bnref import records
+
+provenance, record = records.read(records.recorded("peak_memory.csv"))
+names = list(dict.fromkeys(record["layer"]))
+arrays = {name: record["arrays"][record["layer"] == name] for name in names}
+fig, ax = plt.subplots(figsize=(6.2, 4.6), layout="constrained")
+for row, (name, counts) in enumerate(arrays.items()):
+    colour = "C0" if name.startswith("bnref") else "#999999"
+    ax.barh(row, np.median(counts), color=colour)
+    ax.plot(counts, [row] * len(counts), "k|", ms=8)
+labels = [name.removeprefix("keras.layers.").removeprefix("bnref.") for name in names]
+ax.set_yticks(range(len(names)), labels)
+ax.set(xlabel="peak, arrays of the size of x", title="Grey: Keras. Marks: three processes")
+ax.invert_yaxis()
+plt.show()
+print(textwrap.fill(records.provenance_line(provenance), 95))
+
+# %%
+# What has to be kept
+# -------------------
+# The gradient of every variant of question 1 needs x, the moments and two sums a channel
+# (:doc:`/learn/backward_pass`), so nothing of full size but x, which is there anyway. With
+# automatic differentiation of the formula, x − μ or x̂ are kept as well. A process is measured by
+# the growth of its largest resident size; where operations do not wait for each other, their order
+# decides how many temporary arrays there are at once, hence three processes.
+#
+# In your own model
+# -----------------
+# On a GPU ``tf.config.experimental.get_memory_info("GPU:0")["peak"]`` says it for a whole step. On
+# a CPU compare ``resource.getrusage(resource.RUSAGE_SELF).ru_maxrss`` before and after, in a fresh
+# process: what TensorFlow frees it does not give back.
+#
+# Conclusion
+# ----------
+
+for name, counts in arrays.items():
+    print(f"{name:55} {np.median(counts):4.1f}   {counts.min():.1f} to {counts.max():.1f}")
+
+middle = {name: np.median(counts) for name, counts in arrays.items()}
+keras = [count for name, count in middle.items() if "keras" in name]
+assert min(keras) > 3.7 and max(keras) < 5.3, "four or five"
+plain = [count for name, count in middle.items() if "bnref" in name and "Masked" not in name]
+assert max(plain) < 3.4 and middle["bnref.MaskedBatchNorm()"] < 4.2
+assert middle["bnref.FrozenBatchNorm()"] < 2.1, "y and dx"
