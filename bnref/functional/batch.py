@@ -157,7 +157,7 @@ def masked_moments(x, mask):
     -------
     Moments
         Their count is that of the values read. The gradient of `normalize` by them is right for
-        the steps read, if no other step's output has a gradient: `bnref.MaskedBatchNorm` sees to
+        the steps read, if no other step's output has a gradient: `bnref.layers.MaskedBatchNorm` sees to
         both.
 
     Raises

@@ -17,7 +17,7 @@ def moments_of_domains(x, domain, domains):
     domain : integer tensor, shape (N,)
         The domain of each example.
     domains : int
-        How many there are; a domain without an example has mean, variance and count 0.
+        How many there are, D; a domain without an example has mean, variance and count 0.
 
     Returns
     -------
@@ -27,7 +27,7 @@ def moments_of_domains(x, domain, domains):
     Raises
     ------
     tf.errors.InvalidArgumentError
-        An index outside 0 … `domains` - 1.
+        An index outside 0 … D - 1.
     """
     values = by_example(not_empty(x))
     domain = checked_domain(domain, domains)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-__all__ = ["by_example", "check_type", "not_empty", "over_positions", "rows"]
+__all__ = ["over_positions"]
 
 
 def rows(x):

@@ -6,7 +6,7 @@ from numbers import Real
 
 import tensorflow as tf
 
-__all__ = ["Schedule"]
+__all__ = []
 
 
 class Schedule:

@@ -4,8 +4,8 @@ How much memory does a training step of each variant take?
 
 **Three arrays** of the size of the input for most layers here: the output, the gradient, and the
 part of the gradient that is taken away at the end. Keras's batch normalization takes **four or
-five**, for it keeps intermediate results of the formula. A mask costs one more, and a
-frozen layer takes nothing but the output and the gradient.
+five**, for it keeps intermediate results of the formula. A mask costs one more, and a frozen layer
+takes nothing but the output and the gradient.
 
 Recorded, and not measured in this build: each number needs a process of its own.
 """
