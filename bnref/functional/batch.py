@@ -157,8 +157,8 @@ def masked_moments(x, mask):
     -------
     Moments
         Their count is that of the values read. The gradient of `normalize` by them is right for
-        the steps read, if no other step's output has a gradient: `bnref.layers.MaskedBatchNorm` sees to
-        both.
+        the steps read, if no other step's output has a gradient; `bnref.layers.MaskedBatchNorm`
+        sees to that.
 
     Raises
     ------
