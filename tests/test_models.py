@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bnref import BatchNorm
-from bnref.models import perceptron, two_convolutions
+from bnref.models import perceptron, three_convolutions, two_convolutions
 
 
 def kinds(model):
@@ -103,3 +103,22 @@ def test_a_norm_that_makes_no_layer_is_refused_by_name(make, norm):
     with pytest.raises(ValueError, match="norm must be None or a callable .* received ") as error:
         make(norm)
     assert repr(norm) in str(error.value)
+
+
+def test_three_convolutions_are_each_normalized_before_their_activation_and_have_no_bias():
+    norm, made = counted()
+    model = three_convolutions(norm, image_shape=(16, 8, 2), filters=(3, 4, 5), classes=6)
+    block = ["Conv2D", "BatchNorm", "ReLU", "MaxPooling2D"]
+    assert kinds(model) == [*3 * block, "GlobalAveragePooling2D", "Dense"]
+    assert len(made) == 3 and all(each.momentum == 0.7 for each in made)
+    assert [each.filters for each in model.layers[::4][:3]] == [3, 4, 5]
+    assert not any(each.use_bias for each in model.layers[::4][:3])
+    assert model(np.ones((2, 16, 8, 2), "float32")).shape == (2, 6)
+
+
+@pytest.mark.parametrize("norm, bias", [(None, False), (BatchNorm, True)])
+def test_three_convolutions_have_a_bias_without_a_norm_or_when_asked(norm, bias):
+    model = three_convolutions(norm, image_shape=(8, 8, 1), bias=bias)
+    convolutions = [each for each in model.layers if isinstance(each, keras.layers.Conv2D)]
+    assert len(convolutions) == 3 and all(each.use_bias for each in convolutions)
+    assert ("BatchNorm" in kinds(model)) == (norm is not None)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bnref import BatchNorm
 from bnref.models import perceptron, two_convolutions
-from bnref.training import evaluate, shuffled_batches, train
+from bnref.training import compiled_step, evaluate, shuffled_batches, train
 
 
 @pytest.fixture
@@ -260,3 +260,26 @@ def test_progress_is_written_to_standard_error_when_asked_for(separable, capsys,
     # Unless asked, on a terminal only, and a captured stream is none.
     assert ("training" in written.err) is bool(progress)
     assert progress or written.err == ""
+
+
+def test_a_compiled_step_moves_weights_and_populations_once_and_gives_the_loss_before():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), BatchNorm(momentum=0.5)])
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(8, 3)).astype("float32"), random.integers(0, 4, 8).astype("int32")
+    kernel, hidden = model.layers[0].kernel.numpy(), model.layers[0](x).numpy()
+    logits = keras.ops.convert_to_numpy(model(x, training=True))  # moves the population once
+    expected = -np.mean((logits - np.log(np.exp(logits).sum(1, keepdims=True)))[np.arange(8), y])
+    step = compiled_step(model, keras.optimizers.SGD(0.1))
+    assert float(step(x, y)) == pytest.approx(expected, rel=1e-5)
+    assert np.abs(model.layers[0].kernel.numpy() - kernel).max() > 1e-4
+    np.testing.assert_allclose(model.layers[1].moving_mean, 0.75 * hidden.mean(0), rtol=1e-4)
+
+
+def test_a_compiled_step_takes_another_loss():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    step = compiled_step(
+        model, keras.optimizers.SGD(0.0), lambda y, output: (output[:, 0] - y) ** 2
+    )
+    x, y = np.array([[1, 2, 3], [0, 0, 1]], "float32"), np.array([4, 4], "float32")
+    assert float(step(x, y)) == pytest.approx((2**2 + 3**2) / 2)
