@@ -31,7 +31,7 @@ def layer_rows():
     classes = [getattr(layers, name) for name in layers.__all__]
     classes.sort(key=lambda cls: (questions(cls), cls.__name__))
     for cls in classes:
-        numbers = ", ".join(f"{n}, *{list(HOOKS.values())[n - 1]}*" for n in questions(cls)) or "—"
+        numbers = ", ".join(map(str, questions(cls))) or "—"
         name = f":py:class:`~bnref.layers.{cls.__name__}`"
         yield [name, *statistics(cls), numbers, *where(cls)]
 
@@ -93,6 +93,8 @@ def where(found):
 
 def page(name):
     """The gallery page that names it most often, if one does: a variant's, before all others."""
+    if name == "BatchNorm":  # every page names it
+        return ":doc:`/learn/what_it_computes`"
     word = re.compile(rf"\b{re.escape(name)}\b")
     for folder in ("variants", "*"):
         scripts = sorted((ROOT / "gallery").glob(f"{folder}/plot_*.py"))

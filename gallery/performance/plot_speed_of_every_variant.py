@@ -94,9 +94,10 @@ for ax, shape in zip(axes, [(64, 32, 32, 64), (4096, 512)], strict=True):
     ax.barh(list(ratios), ratios.values(), color="C0")
     aims = [aim for *_, aim in NEAREST.values()]
     ax.plot(aims, range(len(aims)), "C1|", ms=12, mew=2, label="aim")
-    ax.set(title=str(shape), xlabel="time, nearest of Keras = 1")
+    ax.set_title(str(shape))
 axes[0].invert_yaxis()
 axes[1].legend()
+fig.supxlabel("time, the nearest of Keras's layers = 1", fontsize="medium")
 plt.show()
 
 # %%
