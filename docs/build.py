@@ -25,6 +25,8 @@ NOISE = re.compile(
     rb"|To enable the following instructions: |WARNING:tensorflow:5 out of the last"
 )
 LAST = b"(end of the build's messages)\n"
+# What joblib says of a worker that was killed, or that TensorFlow took down with it.
+DIED = b"A worker process managed by the executor was unexpectedly terminated"
 
 
 def main(mode):
@@ -35,8 +37,7 @@ def main(mode):
     started, doctrees, output = time.time(), BUILD / f"doctrees-{mode}", BUILD / f"work-{mode}"
     status = 1
     try:
-        with filtered_stderr():
-            status = run_sphinx(BUILDERS[mode], doctrees, output)
+        status = run_with_second_chance(BUILDERS[mode], doctrees, output)
     finally:
         if status:
             # A page that warned once is not read again: the next build must read all of them.
@@ -75,6 +76,22 @@ def prepare_environment(mode):
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
 
 
+def run_with_second_chance(builder, doctrees, output):
+    """Run Sphinx, and once more if a worker process died.
+
+    TensorFlow 2.21 now and then ends a process where Keras's ``fit`` runs under several replicas
+    and frees what it fetched ahead. A page that fails in any other way gets no second chance, and
+    pages that have finished are not run again.
+    """
+    with filtered_stderr() as died:
+        status = run_sphinx(builder, doctrees, output)
+    if status and died.is_set():
+        print("\nA worker process died, not a page's claim: once more.", file=sys.stderr)
+        with filtered_stderr():
+            status = run_sphinx(builder, doctrees, output)
+    return status
+
+
 def run_sphinx(builder, doctrees, output):
     """Run Sphinx with every warning an error."""
     from sphinx.cmd.build import build_main
@@ -85,14 +102,19 @@ def run_sphinx(builder, doctrees, output):
 
 @contextlib.contextmanager
 def filtered_stderr():
-    """Pass on what is written to standard error, by child processes too, without the noise."""
-    (reading, writing), original = os.pipe(), os.dup(2)
+    """Pass on what is written to standard error, by child processes too, without the noise.
+
+    Yields an event that is set when joblib says that a worker died.
+    """
+    (reading, writing), original, died = os.pipe(), os.dup(2), threading.Event()
 
     def pass_on():
         with os.fdopen(reading, "rb") as lines:
             for line in lines:
                 if line == LAST:
                     return  # not the end of the pipe: a worker that lives on holds it open
+                if DIED in line:
+                    died.set()
                 if not NOISE.match(line):
                     os.write(original, line)
 
@@ -101,7 +123,7 @@ def filtered_stderr():
     os.dup2(writing, 2)
     os.close(writing)
     try:
-        yield
+        yield died
     finally:
         sys.stderr.flush()
         os.write(2, LAST)

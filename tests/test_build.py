@@ -74,3 +74,30 @@ def test_after_a_failure_the_next_build_reads_every_page(tmp_path, monkeypatch, 
 def test_an_unknown_mode_is_refused_by_name():
     with pytest.raises(SystemExit, match="mode must be one of html, fast, linkcheck; received 'x'"):
         build.main("x")
+
+
+@pytest.mark.parametrize(
+    "statuses, message, expected",
+    [
+        ([2, 0], "A worker process managed by the executor was unexpectedly terminated.", 0),
+        ([2, 2], "A worker process managed by the executor was unexpectedly terminated.", 2),
+        ([2, 0], "assert small < large", 2),
+        ([0, 2], "A worker process managed by the executor was unexpectedly terminated.", 0),
+    ],
+)
+def test_only_a_build_whose_worker_died_runs_once_more(statuses, message, expected):
+    code = f"""
+import sys, build
+statuses = iter({statuses})
+def run_sphinx(*_):
+    print({message!r}, file=sys.stderr)
+    return next(statuses)
+build.run_sphinx = run_sphinx
+print(build.run_with_second_chance("html", "doctrees", "output"), len(list(statuses)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=DOCS, capture_output=True, text=True, check=True
+    )
+    ran_again = statuses[0] and "worker" in message
+    assert done.stdout.split() == [str(expected), "0" if ran_again else "1"]
+    assert done.stderr.count(message) == 1 + bool(ran_again)
