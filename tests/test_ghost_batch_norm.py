@@ -24,7 +24,7 @@ from layers_under_test import (
     with_state,
 )
 
-from bnref import BatchNorm, BatchRenorm, GhostBatchNorm
+from bnref import BatchNorm, BatchRenorm, GhostBatchNorm, MaskedBatchNorm
 
 EPSILON = 0.02
 
@@ -177,3 +177,11 @@ def test_a_batch_that_the_parts_do_not_divide_is_refused_in_training_and_moves_n
     with pytest.raises(error, match=message):
         layer(batch((6, 3)), training=True) if known else step(batch((6, 3)))
     assert_same_state(layer, before)
+
+
+def test_a_mask_is_not_silently_left_out_of_a_part(batch):
+    class Both(GhostBatchNorm, MaskedBatchNorm):
+        pass
+
+    with pytest.raises(TypeError, match="mask"):
+        Both(groups=2)(batch((4, 3)), mask=np.array([True, False, True, True]), training=True)

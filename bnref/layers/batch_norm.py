@@ -96,7 +96,7 @@ class BatchNorm(keras.layers.Layer):
     # What a call may say besides x, for question 1: names such as "mask".
     whose = ()
 
-    def batch_moments(self, x, **whose):
+    def batch_moments(self, x):
         """Whose statistics? All examples of this replica's batch."""
         return functional.moments(x)
 

@@ -46,7 +46,7 @@ class GhostBatchNorm(BatchNorm):
         super().__init__(**kwargs)
         self.groups = whole_number("groups", groups)
 
-    def batch_moments(self, x, **whose):
+    def batch_moments(self, x):
         """Whose statistics? Each of G equal parts of this replica's batch by itself."""
         return functional.moments_of_parts(x, self.groups)
 
