@@ -40,8 +40,8 @@ class DomainBatchNorm(BatchNorm):
 
     Notes
     -----
-    Chang et al. 2019, arXiv 1906.03950, section 3.1 (domain-specific); Xie et al. 2020, arXiv
-    1911.09665, section 3.1 (auxiliary), has one domain for clean and one for adversarial images.
+    Chang et al. 2019, arXiv 1906.03950, section 3 (domain-specific); Xie et al. 2020, arXiv
+    1911.09665, section 4 (auxiliary), has one domain for clean and one for adversarial images.
     Both pass one domain at a time; here a batch may hold several, with the same result.
     """
 

@@ -37,7 +37,7 @@ class ExampleWeighingBatchNorm(BatchNorm):
 
     Notes
     -----
-    Summers & Dinneen 2020, arXiv 1906.03548, section 3.1, equations 4 to 6. σ² is computed as
+    Summers & Dinneen 2020, arXiv 1906.03548, section 3.1. σ² is computed as
     α v + (1 − α) σ_P² + α(1 − α)(x̄ − μ_P)², which is the same without the cancellation.
     """
 

@@ -22,7 +22,7 @@ class UntrackedBatchNorm(BatchNorm):
     Notes
     -----
     PyTorch's ``track_running_stats=False``; ``batch_norm_full`` of the post "with and without". As
-    a cure for test data of another distribution: Nado et al. 2020, arXiv 2006.10963, section 3.
+    a cure for test data of another distribution: Nado et al. 2020, arXiv 2006.10963.
     """
 
     def normalizing_moments(self, x, *, training, **whose):
