@@ -22,7 +22,7 @@ class FrozenBatchNorm(BatchNorm):
     Notes
     -----
     ``FrozenBatchNorm2d`` of detectron2 and torchvision, which hold γ and β as well; a `BatchNorm`
-    with ``trainable = False`` is that. Wu & Johnson 2021, arXiv 2105.07576, section 3.3.
+    with ``trainable = False`` is that. Wu & Johnson 2021, arXiv 2105.07576, section 4.
     """
 
     def normalizing_moments(self, x, *, training, **whose):

@@ -7,8 +7,9 @@ into ghost batches of 16 (:class:`bnref.layers.GhostBatchNorm`), are read about 
 statistics of the whole batch; what each start won stands at the end. What ghost batches are good
 for is to make one device behave **exactly** as N/16 unsynchronized replicas do.
 
-Question 1, *whose statistics*: those of each part of the batch. Hoffer, Hubara & Soudry 2017, arXiv
-1705.08741, Algorithm 1, use them, with other measures, against the accuracy that large batches lose.
+Question 1, *whose statistics*: those of each part of the batch. Hoffer, Hubara & Soudry 2017,
+arXiv 1705.08741, Algorithm 1, use them, with other measures, against the accuracy that large
+batches lose.
 """
 
 from functools import partial
