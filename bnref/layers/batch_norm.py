@@ -135,8 +135,7 @@ class BatchNorm(keras.layers.Layer):
             (self.moving_mean, moments.mean),
             (self.moving_variance, moments.variance),
         ):
-            if batch.shape.rank > len(population.shape):
-                batch = tf.reduce_mean(batch, 0)
+            batch = tf.reduce_mean(tf.reshape(batch, (-1, *population.shape)), 0)
             # A number stays one: a cast would round it to float32 first.
             share = tf.cast(weight, population.dtype) if tf.is_tensor(weight) else weight
             population.assign((1 - share) * population + share * batch)
