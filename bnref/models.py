@@ -46,7 +46,7 @@ def two_convolutions(
     return keras.Sequential(layers)
 
 
-def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu"):
+def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu", dropout=0.0):
     """Fully connected layers, each normalized before its activation.
 
     Parameters
@@ -58,6 +58,8 @@ def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu")
     outputs : int
     activation : str
         Of the hidden layers, by its Keras name; the outputs are linear.
+    dropout : float, 0 ≤ dropout < 1
+        The share of each hidden layer's units that is dropped in training, after the activation.
 
     Returns
     -------
@@ -70,6 +72,7 @@ def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu")
         layers.append(keras.layers.Dense(width))
         layers += [norm()] if norm else []
         layers.append(keras.layers.Activation(activation))
+        layers += [keras.layers.Dropout(dropout)] if dropout else []
     return keras.Sequential([*layers, keras.layers.Dense(outputs)])
 
 

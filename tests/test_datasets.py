@@ -295,7 +295,7 @@ def test_an_unknown_name_is_refused_with_those_accepted(places, name):
     for use in (load, available):
         with pytest.raises(ValueError) as caught:
             use(name)
-        assert str(caught.value) == f"name is {name!r}; accepted are 'mnist', 'cifar10'"
+        assert str(caught.value) == f"name is {name!r}; accepted are 'mnist', 'cifar10', 'speech'"
 
 
 def test_available_names_the_source_and_size_without_opening_the_file(places):
@@ -467,7 +467,7 @@ def test_the_line_of_a_data_set_has_name_source_sizes_licence_and_stand_in(numbe
 def test_the_module_prints_the_line_of_every_data_set(places, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "bnref.datasets.__main__", raising=False)
     runpy.run_module("bnref.datasets", run_name="__main__")
-    assert capsys.readouterr() == (f"{load('mnist')}\n{load('cifar10')}\n", "")
+    assert capsys.readouterr() == (f"{load('mnist')}\n{load('cifar10')}\n{load('speech')}\n", "")
 
 
 @pytest.mark.skipif(not os.environ.get("BNREF_DATA"), reason="BNREF_DATA is not set")

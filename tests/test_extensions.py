@@ -25,7 +25,7 @@ def test_every_public_name_is_found_without_importing():
     names = coverage.public_names()
     assert names["bnref"] == bnref.__all__
     assert names["bnref.layers"] == bnref.layers.__all__
-    assert {"load", "available", "Dataset"} == set(names["bnref.datasets"])
+    assert {"load", "available", "Dataset", "Frames", "Speech"} == set(names["bnref.datasets"])
 
 
 def test_the_fields_of_a_named_tuple_are_described_once():

@@ -1,4 +1,4 @@
-"""Image data sets as arrays with a name and a source; the only module that reads data.
+"""Images and speech as arrays with a name and a source; the only module that reads data.
 
 `load` takes the first of three sources that has the data: a folder of your own, Keras's cache
 (downloading into it if allowed), and a default that needs neither. A default that is not the full
@@ -8,8 +8,9 @@ each data set, downloading what it can, and prints one line for each.
 Every file is compared with its known digest before it is parsed, and nothing is ever unpickled.
 
 To add a data set, add an entry to ``REGISTRY`` in ``registry.py``: for the file of each source its
-name, its digest and a function from its bytes to the arrays ``(x_train, y_train, x_test, y_test)``,
-of type uint8; then the default with its stand-in sentence, if it is one, and the terms of each.
+name, its digest and a function from its bytes to what ``make`` takes, which for images are the
+arrays ``(x_train, y_train, x_test, y_test)``, of type uint8; then the default with its stand-in
+sentence, if it is one, and the terms of each.
 
 Environment variables
 ---------------------
@@ -24,5 +25,6 @@ KERAS_HOME
 # Relative, here and in the whole folder: the site loads it without bnref, which takes seconds.
 from .dataset import Dataset
 from .loading import available, load
+from .speech import Frames, Speech
 
-__all__ = ["Dataset", "available", "load"]
+__all__ = ["Dataset", "Frames", "Speech", "available", "load"]

@@ -99,3 +99,21 @@ def _check_integer(name, value, least, most):
     if not is_integer or value < least or (most is not None and value > most):
         bounds = f"{least} or more" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be an integer, {bounds}; received {value!r}")
+
+
+def of_images(arrays, **about):
+    """Make a data set of arrays of pixels and labels, uint8."""
+    x_train, y_train, x_test, y_test = arrays
+    return Dataset(
+        x_train=_images(x_train),
+        y_train=y_train.reshape(-1).astype(np.int32),
+        x_test=_images(x_test),
+        y_test=y_test.reshape(-1).astype(np.int32),
+        **about,
+    )
+
+
+def _images(pixels):
+    if pixels.ndim == 3:
+        pixels = pixels[..., np.newaxis]  # (N, H, W) -> (N, H, W, 1)
+    return np.divide(pixels, 255, dtype=np.float32, order="C")

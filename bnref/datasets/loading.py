@@ -5,18 +5,17 @@ import logging
 import os
 from pathlib import Path
 
-import numpy as np
-
 from .dataset import Dataset
 from .files import download, downloads_allowed, keras_folder, verified_bytes
 from .registry import entry_of
+from .speech import Speech
 
 __all__ = ["available", "load"]
 
 _logger = logging.getLogger("bnref.datasets")
 
 
-def load(name: str) -> Dataset:
+def load(name: str) -> Dataset | Speech:
     """Load a data set from the first source that has it.
 
     The sources, in order: ``$BNREF_DATA/<name>.npz``; Keras's cache, into which the data is
@@ -24,17 +23,17 @@ def load(name: str) -> Dataset:
     is there but damaged is an error: no later source is tried.
 
     Each call, cached or not, logs one record to the logger ``bnref.datasets``, whose attribute
-    ``dataset`` is the `Dataset`; its level is WARNING for a stand-in and INFO otherwise.
+    ``dataset`` is what is returned; its level is WARNING for a stand-in and INFO otherwise.
 
     Parameters
     ----------
-    name : {"mnist", "cifar10"}
+    name : {"mnist", "cifar10", "speech"}
         Which data set.
 
     Returns
     -------
-    Dataset
-        The same object for the same name and environment.
+    Dataset or Speech
+        `Speech` for "speech"; the same object for the same name and environment.
 
     Raises
     ------
@@ -53,7 +52,7 @@ def available(name: str) -> str:
 
     Parameters
     ----------
-    name : {"mnist", "cifar10"}
+    name : {"mnist", "cifar10", "speech"}
         Which data set.
 
     Returns
@@ -75,7 +74,7 @@ def from_first_source(name):
     """Do what `load` does, but log nothing."""
     entry = entry_of(name)
     word, file, path = _locate(name, entry)
-    if path is None:
+    if path is None and entry.cached:
         cached = keras_folder() / entry.cached.name
         if downloads_allowed() and download(entry.cached, cached):
             word, file, path = "keras", entry.cached, cached
@@ -92,7 +91,7 @@ def _locate(name, entry):
             )
         if (path := Path(folder, entry.own.name)).exists():
             return "BNREF_DATA", entry.own, path
-    if (path := keras_folder() / entry.cached.name).exists():
+    if entry.cached and (path := keras_folder() / entry.cached.name).exists():
         return "keras", entry.cached, path
     return "embedded", None, None
 
@@ -108,21 +107,11 @@ def _read(name, entry, word, file, path, size):
         arrays = file.parse(verified_bytes(path, file.digest))
         place = "BNREF_DATA/" if word == "BNREF_DATA" else "Keras's cache, "
         source = place + (file.address or file.name) + file.remark
-    x_train, y_train, x_test, y_test = arrays
-    return Dataset(
+    return entry.make(
+        arrays,
         name=name,
-        x_train=_images(x_train),
-        y_train=y_train.reshape(-1).astype(np.int32),
-        x_test=_images(x_test),
-        y_test=y_test.reshape(-1).astype(np.int32),
         source=source,
         licence=terms.licence,
         citation=terms.citation,
         stand_in=stand_in,
     )
-
-
-def _images(pixels):
-    if pixels.ndim == 3:
-        pixels = pixels[..., np.newaxis]  # (N, H, W) -> (N, H, W, 1)
-    return np.divide(pixels, 255, dtype=np.float32, order="C")

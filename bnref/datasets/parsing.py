@@ -1,4 +1,4 @@
-"""Functions that give the arrays ``(x_train, y_train, x_test, y_test)``, of type uint8."""
+"""Functions that give the arrays ``(x_train, y_train, x_test, y_test)``, uint8, or utterances."""
 
 import gzip
 import io
@@ -18,6 +18,14 @@ def npz(data):
         if "approx_test_index" in archive:  # test images known only from lossy copies
             arrays[2:] = (np.delete(a, archive["approx_test_index"], axis=0) for a in arrays[2:])
     return arrays
+
+
+def recordings(data):
+    """Parse an archive of utterances one after another: those, as floats, and the rate."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        audio = np.divide(archive["audio"], 2**15, dtype=np.float32)  # int16 -> [-1, 1)
+        pieces = np.split(audio, archive["offsets"][1:-1])
+        return tuple(piece.copy() for piece in pieces), int(archive["sample_rate"])
 
 
 def cifar10_binary(data):

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .parsing import cifar10_binary, embedded_mnist, mnist_in_colour, npz
+from .dataset import of_images
+from .parsing import cifar10_binary, embedded_mnist, mnist_in_colour, npz, recordings
+from .speech import of_utterances
+from .voices import synthetic_voice
 
 __all__ = []
 
@@ -34,10 +37,11 @@ class Entry:
     """What is known of one data set."""
 
     own: File
-    cached: File
+    cached: File | None  # None: nothing that Keras could have downloaded
     default: Default
     licence: str
     citation: str
+    make: Callable = of_images  # from arrays and terms to what `load` returns
 
 
 def entry_of(name):
@@ -94,5 +98,22 @@ REGISTRY = {
         ),
         licence="none stated; cite it",
         citation="A. Krizhevsky, Learning multiple layers of features from tiny images, 2009",
+    ),
+    "speech": Entry(
+        own=File(
+            "speech.npz",
+            "sha256:ce478ef39ef25425130cc0417cbcaeb3b6480d1262f60370d60e9c8dce75c7fb",
+            recordings,
+        ),
+        cached=None,
+        default=Default(
+            synthetic_voice,
+            "a stand-in: no speech, but a signal with the structure of utterances",
+            licence="that of this package",
+            citation="none",
+        ),
+        licence="CC BY-SA 3.0",
+        citation="Asterisk core sounds, recorded by Allison Smith",
+        make=of_utterances,
     ),
 }
