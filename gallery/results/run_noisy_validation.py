@@ -10,7 +10,7 @@ A network with batch norm does not read its population while it trains, so one t
 ways of remembering: its batches' moments go into three exponential averages, of momentum 0.9, 0.99
 and 0.999, and a debiased one, 0.99; each is put in turn where the layers keep their population and
 the same 2,000 test frames are read. ``recomputed`` is Precise BN on 20 batches of 128 shuffled
-training frames, ``batch`` the loss if the test frames are normalized by themselves. Stopped and
+training frames, ``itself`` the loss if the test frames are normalized by themselves. Stopped and
 started again, it goes on where it was. About 40 minutes on two cores. ``--seeds N`` runs fewer.
 """
 
@@ -26,7 +26,7 @@ from bnref import datasets, models, population, records, training
 
 STEPS, EVERY, FIRST = 3000, 100, (10, 30)
 MOMENTA = {"0.9": 0.9, "0.99": 0.99, "0.999": 0.999}
-MEASURED = (*MOMENTA, "debiased", "recomputed", "batch")
+MEASURED = (*MOMENTA, "debiased", "recomputed", "itself")
 KEY = ("order", "norm", "batch", "seed")
 COLUMNS = (*KEY, "step", "training", *MEASURED)
 NORMS = {
@@ -87,7 +87,7 @@ class Populations:
         index = np.random.default_rng(self.steps).permutation(self.train.starts[-1])[:2560]
         population.recompute(self.model, (self.train.inputs(i) for i in np.split(index, 20)))
         found["recomputed"] = loss(training=False)
-        return {**found, "batch": loss(training=True)}
+        return {**found, "itself": loss(training=True)}
 
 
 def run(order, norm, batch, seed, train, test):
