@@ -33,7 +33,9 @@ MAY_IMPORT = {
     "layers.schedule": set(),
     "training": {*CORE, "layers", "devices"},
     "benchmark": set(),
-    "conventions": set(),
+    "conventions.checking": set(),
+    "conventions.converting": {"conventions.checking", "conventions.frameworks"},
+    "conventions.frameworks": set(),
     "datasets": set(),  # nor itself by its full name: the site loads the folder alone
     "devices": set(),
     "folding": {"layers"},
@@ -46,6 +48,7 @@ MAY_IMPORT = {
     "graph.towers": set(),
     "graph.variables": set(),
     "models": set(),
+    "moving_average": set(),
     "records.cells": set(),
     "records.provenance": {"devices"},
     "records.reading": {"records.cells", "records.table"},
