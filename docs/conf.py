@@ -33,6 +33,7 @@ extensions = [
     "coverage",
     "signatures",
     "variants",
+    "symptoms",
     "accessible",
 ]
 
@@ -102,7 +103,9 @@ html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
-html_sidebars = {page: [] for page in ("index", "variants", "api", "contributing")}
+html_sidebars = {
+    page: [] for page in ("index", "symptoms", "variants", "explorer", "api", "contributing")
+}
 html_theme_options = {
     "logo": {"text": "bnref"},
     "navbar_align": "left",

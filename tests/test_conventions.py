@@ -205,7 +205,7 @@ REFUSED = {
     "inv_std zero": (lambda: port({**LASAGNE, "inv_std": np.zeros(C)},
                                   source="lasagne", target="keras"), "inv_std must be finite and"),
     "no factor": (lambda: port({n: CAFFE[n] for n in CONVENTIONS["caffe"].names},
-                               source="caffe", target="keras"), "weights of 'caffe' must have scale_factor"),
+                               source="caffe", target="keras"), "weights of 'caffe' must have sc"),
     "factor zero": (lambda: port({**CAFFE, "scale_factor": [0.0]}, source="caffe", target="keras"),
                     "scale_factor must be a number above 0; received 0.0"),
     "two factors": (lambda: port({**CAFFE, "scale_factor": [1.0, 2.0]}, source="caffe",

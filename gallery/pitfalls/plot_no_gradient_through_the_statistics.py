@@ -12,6 +12,12 @@ The symptom: biases before a normalization leave their start, or training fails 
 norm ought to stand. The question answered wrongly is the third, *used when*: forwards the batch's
 statistics are used, but backwards they are taken for constants, which only the population's are.
 The whole post: :doc:`/gallery/questions/plot_two_towers`.
+
+.. symptom:: no better than without batch norm
+   :cause: no gradient passes through the statistics, so a bias grows without effect
+   :check: print ``max(abs(bias))`` of the layer before the norm, every epoch
+   :likelihood: seldom
+   :question: 3
 """
 
 from functools import partial

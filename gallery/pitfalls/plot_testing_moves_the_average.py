@@ -10,6 +10,12 @@ sorted by class. Method 1 has the same fault; methods 2 and 4 have not, nor has 
 The symptom: the test accuracy changes with the order or the batch size of the test. The question
 answered wrongly is the second, *remembered how*: what is seen at inference is remembered too. The
 population is no longer the training data's. The post: :doc:`/gallery/questions/plot_two_towers`.
+
+.. symptom:: statistics change when they should not
+   :cause: TensorFlow 1: the update stands outside the branch for training
+   :check: evaluate twice: is the second result the same?
+   :likelihood: often
+   :question: 2
 """
 
 from functools import partial

@@ -12,6 +12,12 @@ a step by **d/(1 − ρ)** instead of dρ/(1 − ρ). At decay 0.5 it is twice a
 The symptom: two runs of one program leave different averages. The question answered wrongly is the
 second, *remembered how*. A control dependency repairs it only where the average reads the variable
 on the variable's own device; what always helps is to average the moments themselves.
+
+.. symptom:: validation jumps
+   :cause: TensorFlow 1: the average reads a variable that is being assigned
+   :check: compare an average after one step with ρP + (1 − ρ)B
+   :likelihood: seldom
+   :question: 2
 """
 
 import matplotlib.pyplot as plt

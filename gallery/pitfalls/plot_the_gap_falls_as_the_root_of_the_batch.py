@@ -11,6 +11,12 @@ N = 32; each doubling of N halves the loss, for it goes with the square of the g
 The symptom: a model predicts differently in ``training=True`` and ``training=False``, or is worse
 in one of them, and the difference depends on the batch size. The cause is question 3, *used when*:
 the batch's statistics in training, the population's at inference, and the former are noisy.
+
+.. symptom:: predictions depend on the batch
+   :cause: statistics of N examples are noisy, by √(3/2N)
+   :check: compare ``model(x, training=True)`` in batches of 8 and of 128
+   :likelihood: sometimes
+   :question: 3
 """
 
 import keras

@@ -10,6 +10,18 @@ of :doc:`two towers </gallery/questions/plot_two_towers>` loses one of two updat
 
 The symptom: inference is the worse the more towers there are, or gives NaN where a variance became
 negative, though training is good. The question answered wrongly is the second, *remembered how*.
+
+.. symptom:: worse on two GPUs
+   :cause: each tower updates one average
+   :check: compare an average after one step with ρP + (1 − ρ)B, B the mean of the towers' moments
+   :likelihood: sometimes
+   :question: 2
+
+.. symptom:: NaN or infinity
+   :cause: R racing updates multiply the average by 1 − R(1 − ρ), until a variance is negative
+   :check: ``R * (1 - momentum) > 2``
+   :likelihood: seldom
+   :question: 2
 """
 
 from functools import partial

@@ -17,6 +17,13 @@ method 1 gets to **72 %** with one tower and **10 %** with two; with one line pu
 The post "two towers" (2017, in Chinese, never answered) has four functions for TensorFlow 1.1, at
 decay 0.5 and batches of 128, half to each of two GPUs. Question 3, *used when*, is answered
 wrongly: what is remembered normalizes in training too, not the batch's own statistics.
+
+.. symptom:: worse on two GPUs
+   :cause: TensorFlow 1: batch norm normalizes by variables, and another device gets the value of
+      the step before
+   :check: train one tower whose variables are on another device: does it fail too?
+   :likelihood: sometimes
+   :question: 2
 """
 
 import textwrap

@@ -11,6 +11,12 @@ Question 3, *used when*, is answered wrongly: what was remembered a step before 
 step's batch. The whole story: :doc:`plot_two_towers`. Here one layer normalizes one channel, and
 nothing is trained; what a tower used is worked out from what came out of the layer, so nothing is
 added to the graph that could change its order.
+
+.. symptom:: worse on two GPUs
+   :cause: TensorFlow 1: mean and variance come from different steps or towers
+   :check: print the mean that was used beside the batch's, in one run
+   :likelihood: seldom
+   :question: 1
 """
 
 import matplotlib.pyplot as plt

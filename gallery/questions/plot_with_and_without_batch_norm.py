@@ -12,6 +12,12 @@ units on MNIST, and shows the accuracy of 80 tests. This page repeats it at its 
 and smaller, while the page is built. What the post's code does wrong:
 :doc:`plot_with_and_without_fails_one_image_at_a_time` and
 :doc:`plot_with_and_without_normalizes_its_logits`.
+
+.. symptom:: validation far worse than training
+   :cause: the moving average still holds its start value
+   :check: print ``momentum ** steps``: the weight of the start value
+   :likelihood: often
+   :question: 2
 """
 
 import textwrap

@@ -10,6 +10,24 @@ All three are faults of inference: the trained weights are good.
 The post (in Chinese) compares one MNIST network with and without batch norm. Its function for
 convolutions answers *remembered how?* with never, its function for dense layers *used when?* with
 the batch's, always. In bnref each answer is one hook, so each fault is one method:
+
+.. symptom:: every prediction is the same
+   :cause: a batch of one normalized by itself comes out as β
+   :check: ``model(x[:1])`` for different x: does the output stay the same?
+   :likelihood: usual
+   :question: 3
+
+.. symptom:: predictions depend on the batch
+   :cause: the batch normalizes itself at inference
+   :check: ``model(x)[:1]`` beside ``model(x[:1])``, both with ``training=False``
+   :likelihood: usual
+   :question: 3
+
+.. symptom:: test accuracy near chance
+   :cause: the population statistics are never assigned, or never read
+   :check: print ``layer.moving_mean`` before and after an epoch
+   :likelihood: often
+   :question: 2
 """
 
 import keras

@@ -10,6 +10,12 @@ from starting.
 
 Question 1, *whose statistics*, is answered in the wrong place: a logit must be free to grow, and
 it must not depend on which other images are in the batch.
+
+.. symptom:: no better than without batch norm
+   :cause: batch norm on the logits bounds what they can say
+   :check: is the last layer before the loss a batch norm?
+   :likelihood: sometimes
+   :question: none
 """
 
 import argparse

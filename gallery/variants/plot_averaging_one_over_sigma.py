@@ -11,6 +11,12 @@ The symptom: a model ported from Lasagne, or to it, gives other outputs after so
 though momentum and ε agree. Question 2, *remembered how*: :class:`bnref.layers.BatchNorm` averages
 σ², :class:`bnref.layers.LasagneBatchNorm` the factor by which a batch was multiplied,
 I = 1/√(σ² + ε). Small variances give large factors, so 1/I² is below their mean (Jensen).
+
+.. symptom:: numbers differ from PyTorch
+   :cause: Lasagne remembers 1/σ, which is not the root of a mean
+   :check: ``np.mean(inv_std) ** -2`` beside the variance
+   :likelihood: sometimes
+   :question: 2
 """
 
 from functools import partial

@@ -10,6 +10,18 @@ below, so that they win nothing even at 2.
 
 Question 1, *whose statistics*: a replica's own batch, a ghost of it, all replicas', or the
 example's own. In every arm an update sees the same 128 images; only the statistics differ.
+
+.. symptom:: worse with small batches
+   :cause: statistics of too few examples
+   :check: train with the same steps at twice the batch
+   :likelihood: usual
+   :question: 1
+
+.. symptom:: worse on two GPUs
+   :cause: each replica normalizes by its own, smaller batch
+   :check: set ``synchronized=True``: is it as good as one device again?
+   :likelihood: usual
+   :question: 1
 """
 
 import textwrap

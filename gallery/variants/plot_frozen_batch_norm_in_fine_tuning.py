@@ -10,6 +10,12 @@ statistics are those of bright images; recomputed on the dark ones, it needs no 
 The symptom: fine-tuning with small batches makes a good model worse. Question 3, *used when*: batch
 norm trains on the batch's statistics, and two images hardly have any.
 :class:`bnref.layers.FrozenBatchNorm` uses the population's throughout, and they never move.
+
+.. symptom:: fine-tuned model collapses
+   :cause: batches of a few images replace good statistics by noise
+   :check: fine-tune with ``layer.trainable = False`` on every norm
+   :likelihood: often
+   :question: 3
 """
 
 from functools import partial

@@ -11,6 +11,18 @@ The symptom: a sequence gets another answer when it stands in another batch, or 
 Question 1, *whose statistics*, is answered with steps that are not there. ``MaskedBatchNorm`` reads
 the valid steps alone, and puts out 0 at the others. Keras's ``BatchNormalization`` with a mask does
 the former and not the latter: what it puts out there, the next convolution reads.
+
+.. symptom:: predictions depend on the batch
+   :cause: padding counts as data
+   :check: pad one sequence more: does its prediction change?
+   :likelihood: often
+   :question: 1
+
+.. symptom:: validation far worse than training
+   :cause: training and test are padded by different amounts
+   :check: compare the share of padding in both
+   :likelihood: sometimes
+   :question: 1
 """
 
 import keras

@@ -11,6 +11,12 @@ nothing at all.
 Question 3, *used when*: in training an example is 1/N of the batch that normalizes it, at inference
 it is no part of the population. Inference example weighing (Summers & Dinneen 2020, arXiv
 1906.03548, section 3.1) gives it the weight α back. It looks at no other example.
+
+.. symptom:: test accuracy near chance
+   :cause: test data of another brightness or scale than the training data
+   :check: compare mean and variance of test and training inputs
+   :likelihood: sometimes
+   :question: 3
 """
 
 from functools import partial

@@ -12,6 +12,12 @@ The symptom: the test lags behind the training. Question 2, *remembered how*: th
 fresh batches under the present weights (Wu & Johnson 2021, arXiv 2105.07576, section 3)::
 
     population.recompute(model, batches)  # inputs only, in batches as large as in training
+
+.. symptom:: validation far worse than training
+   :cause: the average mixes statistics of many past weights
+   :check: recompute on 8 batches (:func:`bnref.population.recompute`): does the test change?
+   :likelihood: sometimes
+   :question: 2
 """
 
 import keras

@@ -10,6 +10,12 @@ synchronized batch norm **equals one device**, for one collective each way.
 
 :class:`bnref.layers.SyncBatchNorm` answers question 1, *whose statistics*, differently,
 :class:`bnref.layers.PooledBatchNorm` question 2, *remembered how*.
+
+.. symptom:: worse on two GPUs
+   :cause: replicas see different data, and one population serves all
+   :check: print ``layer.moving_mean`` on every replica
+   :likelihood: often
+   :question: 1
 """
 
 import itertools

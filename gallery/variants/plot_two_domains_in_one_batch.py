@@ -11,6 +11,12 @@ batch looks perfect.
 The symptom: good in training, near chance at inference for one of the domains. The cause is
 question 1, *whose statistics*: a batch of one domain is normalized by that domain's, while the
 population is an average over both and fits neither.
+
+.. symptom:: test accuracy near chance
+   :cause: batches hold one kind of data each, and the population is a mean over kinds
+   :check: a batch of one kind: ``training=True`` beside ``training=False``
+   :likelihood: often
+   :question: 1
 """
 
 from functools import partial

@@ -1,0 +1,126 @@
+"""
+Keras 3 cannot fit on several workers, but a custom loop can
+============================================================
+
+Under ``MultiWorkerMirroredStrategy`` the ``fit`` of Keras 3.15 ends at the first batch with
+**ValueError: Attempt to convert a value (PerReplica …)**. A loop around ``strategy.run`` works:
+with :class:`bnref.layers.SyncBatchNorm` two workers have the losses of one device, **to 0.001**.
+``fit`` of tf_keras, which is Keras 2, works too.
+
+The symptom is the message; the cause, that ``fit`` takes the workers' distributed batch for a
+tensor. None of the three questions is answered wrongly.
+
+.. symptom:: an error message
+   :cause: Keras 3's ``fit`` does not know the distributed batches of several workers
+   :check: the message names ``PerReplica``, and the strategy is ``MultiWorkerMirroredStrategy``
+   :likelihood: sometimes
+   :question: none
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+
+# %%
+# What each worker runs, with ``TF_CONFIG`` set before. The strategy comes before everything else.
+
+WORKER = """
+import importlib.util, json
+import tensorflow as tf
+
+d = tf.distribute.experimental
+ring = d.CommunicationOptions(implementation=d.CommunicationImplementation.RING)
+workers = tf.distribute.MultiWorkerMirroredStrategy(communication_options=ring)
+import bnref, keras, numpy as np
+x = np.random.default_rng(0).standard_normal((640, 8)).astype("float32")
+data = tf.data.Dataset.from_tensor_slices((x, np.int64(x[:, 0] * x[:, 1] > 0))).batch(64)
+sharding = tf.data.Options()
+sharding.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+data = data.with_options(sharding)
+
+def network(keras, norm):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((8,)), keras.layers.Dense(32), norm(), keras.layers.ReLU()]
+    return keras.Sequential([*layers, keras.layers.Dense(2)])
+
+def fit(keras):  # wrong with Keras 3
+    with workers.scope():
+        model = network(keras, keras.layers.BatchNormalization)
+        model.compile(keras.optimizers.SGD(0.3), keras.losses.SparseCategoricalCrossentropy(True))
+    return model.fit(data, epochs=3, verbose=0).history["loss"]
+
+def loop(strategy):  # right
+    with strategy.scope():
+        model, optimizer = network(keras, bnref.SyncBatchNorm), keras.optimizers.SGD(0.3)
+        optimizer.build(model.trainable_variables)
+    weights = model.trainable_variables
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=True))
+            loss = tf.reduce_sum(losses) / 64  # by the global batch: the gradients are added up
+        optimizer.apply(tape.gradient(loss, [w.value for w in weights]), weights)
+        return loss
+    run = tf.function(lambda x, y: strategy.reduce("sum", strategy.run(step, (x, y)), None))
+    batches = strategy.experimental_distribute_dataset(data)
+    return [float(np.mean([run(*batch) for batch in batches])) for _ in range(3)]
+
+results = {}
+try:
+    results["Keras 3, fit"] = fit(keras)
+except ValueError as error:
+    results["Keras 3, fit"] = f"ValueError: {error}"[:56]
+results["Keras 3, loop"] = loop(workers)
+if importlib.util.find_spec("tf_keras"):
+    import tf_keras
+    results["tf_keras, fit"] = fit(tf_keras)
+results["one device"] = loop(tf.distribute.get_strategy())
+print(json.dumps(results))
+"""
+
+# %%
+# Two workers on this machine. Whatever happens, both are ended.
+
+local, processes = ("127.0.0.1", 0), []
+with socket.create_server(local) as first, socket.create_server(local) as second:
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (first, second)]
+environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_NUM_INTRAOP_THREADS": "1"}
+try:
+    for index, output in ((1, subprocess.DEVNULL), (0, subprocess.PIPE)):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment["TF_CONFIG"] = json.dumps(task)
+        options = {"env": environment, "stdout": output, "stderr": subprocess.STDOUT, "text": True}
+        processes.append(subprocess.Popen([sys.executable, "-c", WORKER], **options))
+    lines = processes[-1].communicate(timeout=120)[0].splitlines()
+finally:
+    for process in processes:
+        process.kill()
+        process.wait()
+answers = [json.loads(line) for line in lines if line.startswith('{"Keras 3')]
+assert answers, "\n".join(lines[-40:])
+results = answers[0]
+fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
+for (name, losses), style in zip(list(results.items())[1:], ("C0o", "C2^-", "C4-"), strict=False):
+    ax.plot(range(1, 4), losses, style, ms=8, label=name)
+ax.text(2, 0.15, "Keras 3, fit: ValueError at the first batch", color="C1", ha="center")
+ax.set(xlabel="epoch", title="Training loss, two workers", xticks=range(1, 4), ylim=(0, 0.8))
+fig.legend(loc="outside lower center", ncols=3)
+plt.show()
+
+# %%
+# The fix is ``loop``, or tf_keras. On one machine with several GPUs ``MirroredStrategy`` needs no
+# second process. Met in
+# `keras-team/keras#20585 <https://github.com/keras-team/keras/issues/20585>`_, open.
+#
+# Conclusion
+# ----------
+
+for name, result in results.items():
+    print(f"{name:14}", result if isinstance(result, str) else [round(loss, 4) for loss in result])
+assert "convert a value (PerReplica" in results["Keras 3, fit"]
+for two, one in zip(results["Keras 3, loop"], results["one device"], strict=True):
+    assert abs(two - one) < 1e-3
+assert all(losses[-1] < 0.8 * losses[0] for losses in list(results.values())[1:])

@@ -1,0 +1,135 @@
+"""
+One value a channel: nothing is learnt, and one last batch of one makes NaN
+===========================================================================
+
+A batch of one example is its own mean. The layer puts out β whatever comes in, no gradient passes,
+and a network trained so stays **at chance**; in a batch of two it sees of each channel only which
+example has more. Where the variance is remembered with the factor n/(n − 1), a **single** batch of
+one is 0 · ∞ and leaves NaN in the population for ever. A channel that never varies is harmless at
+0; at 10,000 its rounding errors, divided by √ε, come out **as large as the signal** if ε = 1e-5.
+
+The symptom: the loss stands still, or the training is fine and every prediction NaN. Question 1,
+*whose statistics*, is answered with too few; the NaN comes from question 2, *remembered how*.
+
+.. symptom:: every prediction is the same
+   :cause: the layer gets one example at a time, in training mode, and puts out β
+   :check: ``model(x[:1], training=True)`` is the same for every ``x``
+   :likelihood: often
+   :question: 1
+
+.. symptom:: NaN or infinity
+   :cause: the last batch of an epoch has one example, and the variance is corrected by n/(n − 1)
+   :check: ``len(x_train) % batch_size == 1``
+   :likelihood: sometimes
+   :question: 2
+
+.. symptom:: worse with small batches
+   :cause: in a batch of two only the sign of a difference is left, in a batch of one nothing
+   :check: values a channel are batch · height · width where the layer stands
+   :likelihood: usual
+   :question: 1
+"""
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+
+import bnref
+from bnref import datasets, devices, models, population, training
+
+# %%
+# The correction, for one value. PyTorch and TensorFlow's fused operation remember the corrected
+# variance. On the CPU the latter guards against n = 1; on GPUs NaN was reported.
+
+
+class Corrected(bnref.BatchNorm):
+    def update_population(self, moments):
+        """Remembered how? With Bessel's correction."""
+        freedom = moments.count - 1  # wrong; right: tf.maximum(moments.count - 1, 1)
+        corrected = moments.variance * (moments.count / freedom)
+        super().update_population(moments._replace(variance=corrected))
+
+
+random = np.random.default_rng(0)
+batches = [random.standard_normal((n, 4)).astype("float32") for n in (32, 32, 32, 1, 32)]
+remembered = {}
+for norm in (Corrected, bnref.BatchNorm, keras.layers.BatchNormalization):
+    layer = norm()
+    for batch in batches:
+        layer(batch, training=True)
+    remembered[norm.__name__] = float(layer.moving_variance[0])
+with tf.device("CPU:0"):
+    one = tf.ones((1, 1, 1, 4))
+    fused = tf.compat.v1.nn.fused_batch_norm(one, one[0, 0, 0], one[0, 0, 0])[2].numpy()
+
+# %%
+# Perceptrons, trained for 200 steps and tested with exact population statistics.
+
+data = datasets.load("mnist").take(train=2000, test=500)
+sizes, seeds = (1, 2, 8, 32), range(devices.at_scale(quick=3, full=10))
+
+
+def network():
+    return models.perceptron(bnref.BatchNorm, inputs=(28, 28, 1), units=(64, 64))
+
+
+def accuracy(size, seed):
+    keras.utils.set_random_seed(seed)
+    model.set_weights(network().get_weights())
+    batches = training.shuffled_batches(data.x_train, data.y_train, batch_size=size, seed=seed)
+    for _ in range(200):
+        step(*next(batches))
+    population.recompute(model, [data.x_train])
+    return training.evaluate(model, data.x_test, data.y_test)[1]
+
+
+model = network()
+step = training.compiled_step(model, keras.optimizers.SGD(0.1))  # compiled once for all
+scores = np.array([[accuracy(size, seed) for seed in seeds] for size in sizes])
+pair = bnref.BatchNorm(epsilon=1e-7)(random.standard_normal((2, 64)), training=True)
+alone = keras.layers.BatchNormalization()(random.standard_normal((1, 64)), training=True)
+
+# %%
+# Constant channels, 4,096 values each. The mean is rounded, so x − μ is not 0, and 1/√ε is large.
+
+constants = np.float32(10) ** np.arange(7, dtype="float32")
+columns = np.tile(np.linspace(1, 2, 64, dtype="float32"), (4096, 1))
+norms = bnref.BatchNorm(epsilon=1e-3), bnref.BatchNorm(epsilon=1e-5)
+noise = {n.epsilon: [np.abs(n(c * columns, training=True)).max() for c in constants] for n in norms}
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 3.4), layout="constrained")
+left.semilogx(sizes, scores, "oC0", base=2)
+left.axhline(0.1, color="#555555", ls=":", lw=1, label="chance")
+left.set(xlabel="batch size", xticks=sizes, xticklabels=sizes, ylim=(0, 1), title="Test accuracy")
+left.legend(loc="upper left")
+for (epsilon, outputs), style in zip(noise.items(), ("C0o-", "C1s-"), strict=True):
+    right.loglog(constants, outputs, style, label=f"ε = {epsilon:g}")
+right.legend()
+right.set(xlabel="constant", title="Output of a constant channel")
+plt.show()
+
+# %%
+# To check your own model: ``len(x_train) % batch_size``, and NaN in ``layer.moving_variance``. Drop
+# the last batch (``dataset.batch(32, drop_remainder=True)``), or use a layer that remembers the
+# biased variance, as Keras 3 and bnref do. With one example a device, synchronize
+# (:class:`bnref.layers.SyncBatchNorm`) or freeze (:class:`bnref.layers.FrozenBatchNorm`). Subtract
+# large constants before the layer. Met in `tensorflow/tensorflow#34062
+# <https://github.com/tensorflow/tensorflow/issues/34062>`_ (NaN, on GPUs alone),
+# `pytorch/pytorch#1381 <https://github.com/pytorch/pytorch/issues/1381>`_, and, for constants,
+# `pytorch/pytorch#5410 <https://github.com/pytorch/pytorch/issues/5410>`_.
+#
+# Conclusion
+# ----------
+
+print("remembered after a batch of one:", remembered, "TensorFlow, fused, on the CPU:", fused[0])
+assert np.isnan(remembered.pop("Corrected")) and np.isfinite([*remembered.values()]).all()
+assert (fused == 0).all()
+for size, row in zip(sizes, scores, strict=True):
+    print(f"batches of {size:2}: test accuracy {row.round(3)}")
+assert scores[0].max() < 0.2 and (np.diff(scores.mean(1)) > 0.02).all()
+print("a batch of one comes out at", float(np.abs(alone).max()), "of two at ±", np.abs(pair).mean())
+assert np.abs(alone).max() == 0 and np.abs(np.abs(pair) - 1).max() < 0.01
+print("largest output of a constant channel:", *np.array([*noise.values()]).round(3))
+assert max(noise[1e-5][4:]) > 0.2 and noise[1e-5][0] < 0.01, "at 10,000 and more, and at 1"
+assert np.all(np.array(noise[1e-3]) <= np.array(noise[1e-5]))

@@ -1,0 +1,146 @@
+"""
+Why are the moving averages never updated unless UPDATE_OPS are tied to the train op?
+=====================================================================================
+
+Because in TensorFlow 1 a session runs what it is asked for and what that needs, and the gradients
+need the batch's statistics, not the averages. ``tf.layers`` leaves the updates in the collection
+``UPDATE_OPS``, **two per layer**; they run only if the train op is made to depend on them. Without
+that the mean stays 0 and the variance 1, and inference does not normalize: here a loss below 1 in
+training is **above 50** at inference. Copy all of the recipe, with your own optimizer and loss.
+
+This is asked by the post of :doc:`alpha and momentum </gallery/questions/plot_alpha_and_momentum>`
+too. Question 2, *remembered how*, is answered by "never".
+
+.. symptom:: statistics never change
+   :cause: TensorFlow 1: UPDATE_OPS are not tied to the train op, or were read before there were
+      layers
+   :check: ``len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))``: two for each batch norm?
+   :likelihood: usual
+   :question: 2
+
+.. symptom:: validation far worse than training
+   :cause: TensorFlow 1: the updates of the moving averages are never run
+   :check: ``session.run(tf.global_variables())``: is a moving mean still 0?
+   :likelihood: often
+   :question: 2
+
+.. symptom:: statistics change when they should not
+   :cause: TensorFlow 1: the updates are tied to the loss, so evaluating it runs them
+   :check: run the loss twice with ``training`` as in training: does a moving mean change?
+   :likelihood: sometimes
+   :question: 2
+
+.. symptom:: statistics never change
+   :cause: a Keras layer in a TensorFlow 1 session adds nothing to UPDATE_OPS
+   :check: is the layer from ``tf.keras`` or ``keras``, and the training loop a session?
+   :likelihood: often
+   :question: 2
+"""
+
+import warnings
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from tf_keras.src.legacy_tf_layers.normalization import batch_normalization
+
+from bnref import graph
+
+tf1 = tf.compat.v1
+warnings.filterwarnings("ignore", "`tf.layers.batch_normalization` is deprecated")
+random = np.random.default_rng(0)
+X = random.normal(5, 3, (512, 4)).astype("f4")
+Y = (X - 5) @ np.array([[1.0], [-1], [0.5], [2]], "f4") / 3
+
+# %%
+# One batch norm feeds one dense layer. The versions differ in what the train op depends on.
+
+
+def updates():
+    return tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)
+
+
+def network(version, x, y, training):
+    early = updates()
+    if kind := {"tf.keras 2 layer": tf_keras, "Keras 3 layer": keras}.get(version):
+        hidden = kind.layers.BatchNormalization(momentum=0.9)(x, training=True)
+    else:
+        hidden = batch_normalization(x, training=training, momentum=0.9)
+    loss = tf.reduce_mean((hidden @ tf1.get_variable("weights", (4, 1)) - y) ** 2)
+    if version == "tied to the loss":  # wrong: to evaluate the loss moves the averages
+        with tf1.control_dependencies(updates()):
+            loss = tf.identity(loss)
+    wrong = {"forgotten": [], "read before the layers": early}  # early: still empty
+    with tf1.control_dependencies(wrong.get(version, updates())):  # right, for tf.layers
+        return loss, tf1.train.AdamOptimizer(0.1).minimize(loss)
+
+
+# %%
+# Each trains for 150 batches. Then the loss is evaluated once on other data as in training, which
+# must not move the averages, and at inference. (The Keras layers are always called as in training.)
+
+
+def outcome(version):
+    with graph.tensorflow_1(resource_variables=True, seed=0), tf1.Session() as session:
+        x, y = tf1.placeholder(tf.float32, (None, 4)), tf1.placeholder(tf.float32, (None, 1))
+        training = tf1.placeholder_with_default(False, ())
+        loss, train = network(version, x, y, training)
+        tied, means = len(updates()), [v for v in tf1.global_variables() if "moving_mean" in v.name]
+        session.run(tf1.global_variables_initializer())
+        traced = []
+        for batch in random.integers(0, 512, (150, 32)):
+            _, value = session.run([train, loss], {x: X[batch], y: Y[batch], training: True})
+            traced.append(session.run(means[0])[0])
+        before = session.run(means[0])
+        session.run(loss, {x: X[:32] + 100, y: Y[:32], training: True})
+        moved = np.abs(session.run(means[0]) - before).max()
+        return tied, np.array(traced), value, session.run(loss, {x: X, y: Y}), moved
+
+
+VERSIONS = ["forgotten", "read before the layers", "tied to the loss", "tied to the train op"]
+found = {name: outcome(name) for name in [*VERSIONS, "tf.keras 2 layer", "Keras 3 layer"]}
+fig, ax = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
+styles = ("C1-", "C3--", "C2-", "C0:", "C4-", "C4--")
+for (name, each), style, width in zip(found.items(), styles, (6, 4, 2, 2, 2, 2), strict=True):
+    ax.plot(each[1], style, label=name, lw=width, alpha=0.7)
+ax.set(title="Moving mean of the first channel (true: 5)", xlabel="training batch")
+fig.legend(loc="outside lower center", ncols=2)
+plt.show()
+
+# %%
+# The recipe, line by line
+# ------------------------
+# - ``tf.get_collection(tf.GraphKeys.UPDATE_OPS)``: literally, **after** the last layer is made; it
+#   is of the whole graph, so that a second network in it needs ``scope=...``.
+# - ``with tf.control_dependencies(...)``: literally, around the line that makes the **train op**.
+# - ``optimizer.minimize(loss)``: yours; and run the train op, not only the loss.
+#
+# Keras layers in a session add nothing: take ``layer.updates`` of tf.keras 2, or leave sessions. In
+# Keras 3 a layer called with ``training=True`` moves its averages itself, without a recipe:
+
+layer = keras.layers.BatchNormalization(momentum=0.9)
+for batch in random.integers(0, 512, (150, 32)):
+    tf.function(layer)(X[batch], training=True)
+today = layer.moving_mean.numpy()
+
+# %%
+# To check your own graph: are there two updates for each batch norm, and is a moving mean other
+# than 0 after a step? Others met `means of 0 and variances of 1 after training
+# <https://github.com/tensorflow/tensorflow/issues/11965>`__, `the update tied to the loss
+# <https://github.com/tensorflow/tensorflow/issues/7577>`__, `Keras layers that add none
+# <https://github.com/tensorflow/tensorflow/issues/23873>`__.
+#
+# Conclusion
+# ----------
+
+assert [each[0] for each in found.values()] == [2, 2, 2, 2, 0, 0]
+for name, (tied, traced, value, inference, moved) in found.items():
+    print(f"{name:23}{tied} updates, moving mean {traced[-1]:5.2f}, loss {value:.2f}, at ", end="")
+    print(f"inference {inference:6.2f}; an evaluation moves the mean by {moved:.1f}")
+    followed = name.startswith("tied")
+    assert (abs(traced[-1] - 5) < 1) == followed and (np.abs(traced).max() == 0) != followed
+    assert value < 1 and (moved > 5) == (name == "tied to the loss")
+    assert inference > 50 or not name.startswith(("forgotten", "read"))
+assert found["tied to the train op"][3] < 0.2 and np.abs(today - 5).max() < 1
