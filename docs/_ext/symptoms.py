@@ -42,7 +42,7 @@ class Symptom(SphinxDirective):
         "cause": directives.unchanged_required,
         "check": directives.unchanged_required,
         "likelihood": lambda text: directives.choice(text, LIKELIHOODS),
-        "question": lambda text: directives.choice(text, QUESTIONS),
+        "question": lambda text: directives.choice(text, tuple(QUESTIONS)),
     }  # noqa: RUF012  (docutils wants it so)
 
     def run(self):
@@ -92,6 +92,7 @@ class Fill(SphinxPostTransform):
     """Put tables where the marks are, before references are resolved."""
 
     default_priority = 5
+    builder = None  # of the build that is going on
 
     def run(self, **_):
         """Once all pages are read."""
@@ -141,7 +142,7 @@ class Fill(SphinxPostTransform):
 
     def _link(self, docname, text=None, anchor=""):
         text = text or self.env.titles[docname].astext()
-        uri = self.app.builder.get_relative_uri(self.env.docname, docname)
+        uri = self.builder.get_relative_uri(self.env.docname, docname)
         return nodes.reference("", text, internal=True, refuri=uri + (anchor and f"#{anchor}"))
 
 
@@ -236,6 +237,7 @@ def setup(app):
     app.add_directive("likely-causes", Mark)
     app.add_directive("finder-controls", Mark)
     app.add_post_transform(Fill)
+    app.connect("builder-inited", lambda app: setattr(Fill, "builder", app.builder))
     app.connect("env-purge-doc", purge)
     app.connect("env-merge-info", merge)
     app.connect("env-updated", rewrite)

@@ -67,12 +67,11 @@ def loop(strategy):  # right
     run = tf.function(lambda x, y: strategy.reduce("sum", strategy.run(step, (x, y)), None))
     batches = strategy.experimental_distribute_dataset(data)
     return [float(np.mean([run(*batch) for batch in batches])) for _ in range(3)]
-
 results = {}
 try:
     results["Keras 3, fit"] = fit(keras)
 except ValueError as error:
-    results["Keras 3, fit"] = f"ValueError: {error}"[:56]
+    results["Keras 3, fit"] = f"ValueError: {error}".splitlines()[0]
 results["Keras 3, loop"] = loop(workers)
 if importlib.util.find_spec("tf_keras"):
     import tf_keras

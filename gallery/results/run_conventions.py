@@ -75,7 +75,8 @@ def measured(name):
     package, momentum, epsilon, mean, variance = LAYERS[name]()
     new = np.mean(np.asarray(mean) / MEAN)
     ratio = np.mean((np.asarray(variance) - (1 - new)) / new / VARIANCE)
-    row = (name, metadata.version(package), momentum, epsilon, round(new, 6), round(ratio, 5), 128)
+    new, ratio = round(float(new), 5), round(float(ratio), 5)
+    row = (name, metadata.version(package), momentum, epsilon, new, ratio, 128)
     return [dict(zip(COLUMNS, row, strict=True))]
 
 

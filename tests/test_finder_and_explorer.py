@@ -1,0 +1,184 @@
+"""The two pages with scripts of their own, in headless Chromium: used by typing and by keyboard."""
+
+import pytest
+from test_browser import SITE, browser, opened, pytestmark  # noqa: F401  (a fixture, and marks)
+
+from bnref import moving_average
+
+VISIBLE = "elements => elements.filter(e => e.offsetParent !== null).length"
+
+
+def shown(page, selector):
+    return page.eval_on_selector_all(selector, VISIBLE)
+
+
+def headings(page):
+    titles = page.locator("section section:not([hidden]) > h2").all_inner_texts()
+    return [title.rstrip("#").strip() for title in titles]
+
+
+def test_every_symptom_is_one_click_from_home_and_every_cause_two(browser):  # noqa: F811
+    home = opened(browser, "index.html")
+    likely = home.locator("table.likely-causes")
+    symptoms = likely.locator("td:first-child a").all()
+    assert len(symptoms) == 15
+    for link in symptoms:
+        address = link.get_attribute("href")
+        assert address.startswith("symptoms.html#")
+    finder = opened(browser, "symptoms.html")
+    sections = {f"symptoms.html#{each}" for each in finder.locator("section section").evaluate_all(
+        "sections => sections.map(each => each.id)")}  # fmt: skip
+    assert {link.get_attribute("href") for link in symptoms} == sections
+    rows = finder.locator("table.causes tbody tr").all()
+    assert len(rows) >= 40
+    for row in rows:
+        target = row.locator("td:last-child a").get_attribute("href")
+        assert (SITE / target).is_file()
+        assert row.locator("td:nth-child(2)").inner_text().strip()
+
+
+@pytest.mark.parametrize(
+    "words, expected, absent",
+    [
+        ("nan", "NaN or infinity", "Fine-tuned model collapses"),
+        ("two gpus", "Worse on two GPUs", "NaN or infinity"),
+        ("FROZEN", "Fine-tuned model collapses", "Worse on two GPUs"),
+        ("lasagne", "Numbers differ from PyTorch", "Every prediction is the same"),
+        ("moving mean zero", "Statistics never change", "NaN or infinity"),
+    ],
+)
+def test_typing_leaves_the_causes_that_have_all_the_words(browser, words, expected, absent):  # noqa: F811
+    page = opened(browser, "symptoms.html")
+    before = shown(page, "table.causes tbody tr")
+    page.get_by_label("Type what you see").fill(words)
+    titles = headings(page)
+    assert expected in titles and absent not in titles
+    rows = shown(page, "table.causes tbody tr")
+    assert 0 < rows < before
+    told = page.locator("#finder-count").inner_text()
+    assert told.startswith(f"{rows} cause") and f"of {len(titles)} symptom" in told
+    assert shown(page, ".symptom-picks a") == len(titles)
+    page.get_by_label("Type what you see").fill("")
+    assert shown(page, "table.causes tbody tr") == before
+
+
+def test_words_that_nothing_has_are_said_to_have_none(browser):  # noqa: F811
+    page = opened(browser, "symptoms.html")
+    page.get_by_label("Type what you see").fill("zebra")
+    assert shown(page, "table.causes tbody tr") == 0
+    assert "take some away" in page.locator("#finder-count").inner_text()
+
+
+def test_what_is_typed_on_the_home_page_is_asked_of_the_finder(browser):  # noqa: F811
+    page = opened(browser, "index.html")
+    page.get_by_label("Type what you see").fill("nan")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/symptoms.html?q=nan")
+    assert page.get_by_label("Type what you see").input_value() == "nan"
+    assert "NaN or infinity" in headings(page)
+    assert "Fine-tuned model collapses" not in headings(page)
+
+
+def test_a_section_that_was_filtered_away_comes_back_when_it_is_gone_to(browser):  # noqa: F811
+    page = opened(browser, "symptoms.html")
+    page.get_by_label("Type what you see").fill("nan")
+    page.evaluate("location.hash = '#worse-on-two-gpus'")
+    page.wait_for_function("document.getElementById('finder-field').value === ''")
+    assert page.locator("#worse-on-two-gpus").is_visible()
+
+
+def test_without_a_script_the_finder_is_plain_tables_with_links(browser):  # noqa: F811
+    with_script = shown(opened(browser, "symptoms.html"), "table.causes tbody tr")
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((SITE / "symptoms.html").as_uri())
+    assert page.locator("table.causes tbody tr").count() == with_script
+    assert page.locator("table.causes tbody tr").last.is_visible()
+    assert page.locator(".symptom-picks a").count() == 15
+    assert page.get_by_label("Type what you see").count() == 0
+    page.goto((SITE / "explorer.html").as_uri())
+    assert page.get_by_text("The sliders need JavaScript").is_visible()
+    context.close()
+
+
+CONTROLS = {
+    "momentum": [0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999],
+    "steps": [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000],
+    "origin": [-2, -1, -0.5, 0, 0.5, 1, 2, 5, 10],
+    "batch": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024],
+    "correlation": [0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99],
+    "drift": [0, 0.1, 0.2, 0.5, 1, 2, 5],
+}
+
+
+def move(page, **values):
+    for name, value in values.items():
+        page.locator(f"#explorer-{name}").fill(str(CONTROLS[name].index(value)))
+
+
+def number(page, name):
+    return float(page.locator(f"dd#explorer-{name}").inner_text().split()[0])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"momentum": 0.99, "steps": 100, "origin": 2, "batch": 64, "correlation": 0, "drift": 0},
+        {"momentum": 0.9, "steps": 50, "origin": -1, "batch": 4, "correlation": 0.9, "drift": 0},
+        {"momentum": 0.999, "steps": 1000, "origin": 5, "batch": 1, "correlation": 0.5, "drift": 2},
+        {"momentum": 0.5, "steps": 10, "origin": 0, "batch": 1024, "correlation": 0.99, "drift": 5},
+        {"momentum": 0, "steps": 20, "origin": 1, "batch": 16, "correlation": 0.3, "drift": 1},
+    ],
+)
+def test_the_explorer_says_what_the_package_computes(browser, setting):  # noqa: F811
+    page = opened(browser, "explorer.html")
+    move(page, **setting)
+    rho, steps, phi = setting["momentum"], setting["steps"], setting["correlation"]
+    expected = setting["origin"]
+    for step in range(1, steps + 1):
+        expected = rho * expected + (1 - rho) * setting["drift"] * step / steps
+    noise = moving_average.fluctuation(rho, phi, steps) / setting["batch"] ** 0.5
+    close = {"rel": 6e-3, "abs": 1e-9}
+    assert number(page, "error") == pytest.approx(expected - setting["drift"], **close)
+    assert number(page, "noise") == pytest.approx(noise, **close)
+    assert number(page, "lag") == pytest.approx(moving_average.lag(rho), **close)
+    many = moving_average.fluctuation(rho, phi)
+    assert number(page, "fluctuation") == pytest.approx(100 * many, **close)
+    assert number(page, "independent") == pytest.approx(many**-2, **close)
+    start = page.locator("#explorer-start").inner_text()
+    kept = 100 * moving_average.start_weight(rho, steps)
+    assert start.startswith("less than") if 0 < kept < 5e-3 else number(page, "start") == (
+        pytest.approx(kept, **close)
+    )  # fmt: skip
+
+
+def test_the_explorer_is_used_by_keyboard_and_draws_again(browser):  # noqa: F811
+    page = opened(browser, "explorer.html")
+    slider, path = page.get_by_label("Momentum ρ"), page.locator("#explorer path.expected")
+    before, fact = path.get_attribute("d"), page.locator("#explorer-lag").inner_text()
+    assert fact == "99 steps"
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "0.995"
+    assert page.locator("#explorer-lag").inner_text() == "199 steps"
+    assert path.get_attribute("d") != before
+    page.keyboard.press("Home")
+    assert slider.get_attribute("aria-valuetext") == "0"
+    for name in ("run", "band", "truth", "expected"):
+        drawn = page.locator(f"#explorer path.{name}").get_attribute("d")
+        assert "NaN" not in drawn and "Infinity" not in drawn and drawn.startswith("M")
+    title = page.locator("#explorer title").text_content()
+    assert "momentum 0," in title
+
+
+def test_no_setting_of_the_explorer_draws_nonsense(browser):  # noqa: F811
+    page = opened(browser, "explorer.html")
+    for name, values in CONTROLS.items():
+        for value in (values[0], values[-1]):
+            move(page, **{name: value})
+            drawn = (
+                page.locator("#explorer svg").inner_html()
+                + page.locator(".explorer-facts").inner_text()
+            )
+            assert "NaN" not in drawn and "Infinity" not in drawn, (name, value)
+    assert page.complaints == []

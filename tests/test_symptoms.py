@@ -1,0 +1,175 @@
+"""The symptom finder's extension, on a small site of its own."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from bs4 import BeautifulSoup
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+
+HOME = """
+Home
+====
+
+.. likely-causes::
+
+.. toctree::
+   :glob:
+
+   symptoms
+   gallery/*/*
+"""
+FINDER = """
+Finder
+======
+
+.. finder-controls::
+
+No luck
+-------
+
+.. causes:: no luck
+   :words: misfortune
+
+Too much
+--------
+
+.. causes:: too much
+   :words: plenty
+"""
+ENTRY = """
+.. symptom:: {name}
+   :cause: {cause}
+   :check: look at ``{cause}``
+   :likelihood: {likelihood}
+   :question: {question}
+"""
+
+
+def page(title, *entries):
+    return "\n".join([title, "=" * len(title), "", *(ENTRY.format(**entry) for entry in entries)])
+
+
+def entry(name="no luck", cause="a cat", likelihood="often", question="2"):
+    return {"name": name, "cause": cause, "likelihood": likelihood, "question": question}
+
+
+PAGES = {
+    "index": HOME,
+    "symptoms": FINDER,
+    "gallery/pitfalls/cat": page(
+        "Of cats", entry(), entry("too much", "two cats", question="none")
+    ),
+    "gallery/pitfalls/dog": page("Of dogs", entry(cause="a dog", likelihood="usual", question="3")),
+    "gallery/variants/eel": page("Of eels", entry(cause="an eel", likelihood="seldom")),
+    "gallery/variants/fox": "Of foxes\n========\n",
+}
+
+
+class Site:
+    """A folder of pages, built as often as asked."""
+
+    def __init__(self, folder):
+        self.folder, self.warnings = folder, ""
+        for name, text in PAGES.items():
+            self.write(name, text)
+
+    def write(self, name, text):
+        path = self.folder / f"{name}.rst"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+
+    def build(self, *, fresh=True):
+        told = io.StringIO()
+        app = Sphinx(
+            self.folder, None, self.folder / "out", self.folder / "trees", "html",
+            confoverrides={"extensions": ["symptoms"], "html_theme": "basic"},
+            status=None, warning=told, freshenv=fresh,
+        )  # fmt: skip
+        app.build()
+        # A second Sphinx in one process finds its own nodes there already.
+        lines = told.getvalue().splitlines()
+        self.warnings = "\n".join(line for line in lines if "already registered" not in line)
+        return self
+
+    def page(self, name):
+        return BeautifulSoup(
+            (self.folder / "out" / f"{name}.html").read_text("utf-8"), "html.parser"
+        )
+
+    def causes(self, section="no-luck"):
+        rows = self.page("symptoms").find(id=section).find("table").find("tbody").find_all("tr")
+        return [[cell.get_text(" ", strip=True) for cell in row.find_all("td")] for row in rows]
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path)
+
+
+def test_the_finder_lists_causes_the_likeliest_first_with_check_question_and_page(site):
+    site.build()
+    assert site.warnings == ""
+    assert site.causes() == [
+        ["a dog usual ; question 3, used when", "look at a dog", "Of dogs"],
+        ["a cat often ; question 2, remembered how", "look at a cat", "Of cats"],
+        ["an eel seldom ; question 2, remembered how", "look at an eel", "Of eels"],
+    ]
+    assert site.causes("too-much") == [["two cats often", "look at two cats", "Of cats"]]
+    links = [a["href"] for a in site.page("symptoms").find(id="no-luck").table.find_all("a")]
+    assert links == [
+        f"gallery/{name}.html" for name in ("pitfalls/dog", "pitfalls/cat", "variants/eel")
+    ]
+    assert "misfortune" in site.page("symptoms").find(id="no-luck").find(class_="finder-words").text
+
+
+def test_the_home_page_leads_to_each_symptom_and_to_its_causes(site):
+    home = site.build().page("index").find("table", class_="likely-causes")
+    links = {a.get_text(): a["href"] for a in home.find_all("a")}
+    assert links["No luck"] == "symptoms.html#no-luck"
+    assert links["Too much"] == "symptoms.html#too-much"
+    assert links["a dog"] == "gallery/pitfalls/dog.html"
+    picks = site.page("symptoms").find(class_="symptom-picks").find_all("a")
+    assert [a["href"] for a in picks] == ["#no-luck", "#too-much"]
+
+
+def test_a_page_says_its_symptom_and_leads_back_to_the_finder(site):
+    boxes = site.build().page("gallery/pitfalls/cat").find_all(class_="symptom")
+    assert [box.get_text(" ", strip=True) for box in boxes] == [
+        "You see: no luck . To check: look at a cat",
+        "You see: too much . To check: look at two cats",
+    ]
+    assert boxes[1].a["href"] == "../../symptoms.html#too-much"
+
+
+def test_a_new_page_appears_in_the_finder_by_itself_and_a_removed_one_goes(site):
+    site.build()
+    site.write("gallery/pitfalls/ant", page("Of ants", entry(cause="an ant", likelihood="usual")))
+    site.build(fresh=False)
+    assert [row[2] for row in site.causes()] == ["Of ants", "Of dogs", "Of cats", "Of eels"]
+    assert "an ant" in site.page("index").get_text()
+    (site.folder / "gallery" / "pitfalls" / "dog.rst").unlink()
+    site.build(fresh=False)
+    assert [row[2] for row in site.causes()] == ["Of ants", "Of cats", "Of eels"]
+
+
+@pytest.mark.parametrize(
+    "name, text, warning",
+    [
+        ("gallery/variants/fox", page("Fox", entry("bad luck")),
+         "no such symptom: 'bad luck'; the finder has no luck, too much"),
+        ("gallery/pitfalls/cat", page("Of cats", entry()), "no page has the symptom 'too much'"),
+        ("gallery/pitfalls/ant", "Ants\n====\n", "a pitfall page without '.. symptom::'"),
+        ("gallery/variants/fox", "Fox\n===\n\n.. symptom:: no luck\n   :cause: a fox\n",
+         "symptom lacks check, likelihood, question"),
+        ("gallery/variants/fox", page("Fox", entry(likelihood="maybe")), '"maybe" unknown'),
+        ("gallery/variants/fox", page("Fox", entry(question="4")), '"4" unknown'),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_a_warning(site, name, text, warning):
+    site.write(name, text)
+    assert warning in site.build().warnings
