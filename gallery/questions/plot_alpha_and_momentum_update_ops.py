@@ -126,8 +126,7 @@ for batch in random.integers(0, 512, (150, 32)):
 today = layer.moving_mean.numpy()
 
 # %%
-# To check your own graph: are there two updates for each batch norm, and is a moving mean other
-# than 0 after a step? Others met `means of 0 and variances of 1 after training
+# To check: are there two updates for each batch norm? Others met `means of 0 and variances of 1
 # <https://github.com/tensorflow/tensorflow/issues/11965>`__, `the update tied to the loss
 # <https://github.com/tensorflow/tensorflow/issues/7577>`__, `Keras layers that add none
 # <https://github.com/tensorflow/tensorflow/issues/23873>`__.

@@ -4,8 +4,8 @@ How much does the moving average fluctuate if neighbouring batches are alike?
 
 By **√[(1 − ρ)/(1 + ρ) · (1 + ρφ)/(1 − ρφ)]** of one batch's mean, where φ is the correlation of a
 batch's mean with the next one's; and one batch's mean itself hardly settles as the batch grows. On
-speech read utterance by utterance, a batch of 128 frames is worth **two or three** independent ones,
-and the moving average fluctuates **ten times** as much as that of shuffled frames.
+speech read utterance by utterance, a batch of 128 frames is worth **two or three** independent
+ones, and the moving average fluctuates about **ten times** as much as that of shuffled frames.
 
 The accepted answer to :doc:`noisy validation </gallery/questions/plot_noisy_validation>` asks for
 batches of 14 or more. That counts examples; what counts is how many of them are independent.
