@@ -22,7 +22,8 @@ BUILDERS = {"html": "html", "fast": "html", "linkcheck": "linkcheck"}
 # What the C++ side of TensorFlow and the notebooks' kernels say at every start, of no use here.
 NOISE = re.compile(
     rb"WARNING: All log messages before absl|[IWE]0000 |\[IPKernelApp\] WARNING \| Kernel is"
-    rb"|To enable the following instructions: |WARNING:tensorflow:5 out of the last"
+    rb"|To enable the following instructions: |WARNING:tensorflow:[56] out of the last"
+    rb"|WARNING:tensorflow:From .*tf_keras|Instructions for updating:|Colocations handled auto"
 )
 LAST = b"(end of the build's messages)\n"
 # What joblib says of a worker that was killed, or that TensorFlow took down with it.

@@ -105,10 +105,10 @@ plt.show()
 # %%
 # To check your own model, compare the two gradients as above. No fix is exact in one pass, for
 # the statistics of the whole batch are known after the last part. Take larger micro-batches, or
-# a norm that does not look at the batch; on several devices :class:`bnref.SyncBatchNorm`. Met in
-# `pytorch/pytorch#46516 <https://github.com/pytorch/pytorch/issues/46516>`_, which asks for it, and
-# in `andreped/GradientAccumulator#6
-# <https://github.com/andreped/GradientAccumulator/issues/6>`_, for Keras.
+# a norm that does not look at the batch; on several devices :class:`bnref.layers.SyncBatchNorm`.
+# Met in `pytorch/pytorch#46516 <https://github.com/pytorch/pytorch/issues/46516>`_, which asks for
+# it, and, for Keras, in `GradientAccumulator#6
+# <https://github.com/andreped/GradientAccumulator/issues/6>`_.
 #
 # Conclusion
 # ----------

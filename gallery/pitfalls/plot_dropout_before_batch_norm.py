@@ -92,8 +92,7 @@ left.legend()
 left.set(title="Variance, times", xlabel="share kept, p", yticks=(1, 10), yticklabels=("1", "10"))
 lines = ["before, 0.5", "before, 0.8", "after, 0.5", "after, 0.8", "last, 0.5", "last, 0.8"]
 for k, (style, name) in enumerate((("C1X", "as trained"), ("C0o", "recomputed without dropout"))):
-    flat = accuracy[..., k].reshape(6, -1)
-    right.plot(flat, np.arange(6), style, ms=7, label=[name] + [""] * (flat.shape[1] - 1))
+    right.plot(accuracy[..., k].reshape(6, -1), range(6), style, ms=7)[0].set_label(name)
 right.set(title="Test accuracy", yticks=range(6), yticklabels=lines, ylim=(5.5, -0.5), xlim=(0, 1))
 fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
@@ -106,10 +105,9 @@ plt.show()
 #             layer.rate = 0
 #     bnref.population.recompute(model, batches)
 #
-# The better cure is an order: dropout after the last batch norm alone. That it is better by more
-# than the recomputation is no matter of variance: less dropout suits this network. Li et al. 2018,
-# arXiv 1801.05134; met in `luigibonati/mlcolvar#267
-# <https://github.com/luigibonati/mlcolvar/issues/267>`_.
+# The better cure is an order: dropout after the last batch norm alone. (Its lead over what was
+# recomputed is no matter of variance; this network wants less dropout.) Li et al. 2018, arXiv
+# 1801.05134; `luigibonati/mlcolvar#267 <https://github.com/luigibonati/mlcolvar/issues/267>`_.
 #
 # Conclusion
 # ----------

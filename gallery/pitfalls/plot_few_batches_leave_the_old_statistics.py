@@ -106,7 +106,7 @@ plt.show()
 # so far from its statistics. Freezing keeps the old statistics, and the negatives are then learned
 # slowly: recompute first, then freeze. To check your own model, evaluate the training images. The
 # fix, after training and without labels, is ``bnref.population.recompute(model, batches)``; or
-# ``momentum=0.9``; or, for new layers, :class:`bnref.DebiasedBatchNorm`, without its start.
+# ``momentum=0.9``; or, for new layers, :class:`bnref.layers.DebiasedBatchNorm`, without its start.
 #
 # In `keras-team/keras#7177 <https://github.com/keras-team/keras/issues/7177>`_ it is traced to 5
 # steps at a momentum of 0.99; `tensorflow/tensorflow#46414

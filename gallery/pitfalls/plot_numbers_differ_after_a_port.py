@@ -8,8 +8,8 @@ changes predictions at once, here a logit by **5 units and more**, though not th
 is **five times** as high within 20 steps. **Bessel's correction**, which PyTorch remembers and
 Keras does not, is 14 % of the variance at n = 8 values a channel, and moves the loss by 0.02.
 
-The symptom: the same weights give other outputs, or the same at first and worse ones after some
-fine-tuning. Question 2, *remembered how*, is answered in another unit.
+The symptom: the same weights give other outputs, or worse ones after some fine-tuning. Question 2,
+*remembered how*, is answered in another unit.
 
 .. symptom:: numbers differ from PyTorch
    :cause: epsilon: 1e-3 in Keras, 1e-5 in PyTorch and Flax, 1e-4 in Lasagne
@@ -38,8 +38,7 @@ import bnref
 from bnref import conventions, datasets, devices, records, training
 
 # %%
-# What the layers of each framework remember of one batch of known moments, by their defaults; the
-# variance is given as its ratio to the biased one, for n = 128 values a channel.
+# What the layers remember of one batch, by their defaults; the variance as times the biased one.
 
 provenance, sweep = records.read(records.recorded("conventions.csv"))
 print(records.provenance_line(provenance))
@@ -114,11 +113,10 @@ fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# To check a port, feed one batch to both at inference and compare layer by layer; then compare the
-# moving averages after one training step. The fix is :func:`bnref.conventions.port`, or by hand:
-# ``epsilon=eps``, ``momentum=1 - momentum``. Others found `the momentum of transformers' TensorFlow
-# models <https://github.com/huggingface/transformers/pull/19454>`__ and `that of tacotron, and its
-# epsilon <https://github.com/r9y9/tacotron_pytorch/issues/19>`__ the wrong way round.
+# To check a port, feed one batch to both, compare layer by layer, then the averages after a step.
+# The fix: :func:`bnref.conventions.port`, or ``epsilon=eps``, ``momentum=1 - momentum``. Others had
+# it wrong: `momentum in transformers <https://github.com/huggingface/transformers/pull/19454>`__,
+# `both in tacotron_pytorch <https://github.com/r9y9/tacotron_pytorch/issues/19>`__.
 #
 # Conclusion
 # ----------

@@ -9,8 +9,8 @@ and loaded, and fewer still if the replicas exchange their data. Where the data 
 three agree within 4 points.
 
 The symptom: ``evaluate`` says one thing, the loaded model another. Question 2, *remembered how*, is
-answered with one replica's batches. tf_keras remembers the mean of the replicas' statistics: then
-the saved model is the tested one, and as poor.
+answered with one replica's batches. (tf_keras remembers the mean of the replicas' statistics:
+:doc:`plot_an_empty_replica_leaves_nan_behind`.)
 
 .. symptom:: the saved model predicts differently
    :cause: each replica remembers its own statistics, and only the first replica's are saved

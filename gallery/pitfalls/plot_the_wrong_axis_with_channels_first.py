@@ -4,9 +4,9 @@ With channels first, the default axis normalizes image columns instead of channe
 
 ``BatchNormalization()`` normalizes the last axis. In images (N, C, H, W) these are the columns: no
 error, but **28 γ's for 8 channels**. A small network of digits is then **no better than without**
-batch norm, and with digits moved 4 pixels to the right it loses **more than 20 points**, more than
-twice as many as with ``axis=1``: if columns are treated differently, a pattern is not read alike
-wherever it stands, which is what a convolution is for.
+batch norm, and if the digits are moved 4 pixels to the right it loses **more than 20 points**, over
+10 more than with ``axis=1``: where columns are treated differently, a pattern is not read alike
+wherever it stands, which is what a convolution is for. Networks differ in how much it costs them.
 
 The symptom: worse than it ought to be, stripes in generated images, weights of odd shapes, or an
 error as soon as the width of the images changes. Question 1, *whose statistics*: those of a column
@@ -65,7 +65,7 @@ def accuracies(norm, seed):
     """Test accuracies on digits moved 0 to 6 pixels to the right."""
     keras.utils.set_random_seed(seed)
     model, options = network(norm), {"optimizer": keras.optimizers.Adam(3e-3), "seed": seed}
-    training.train(model, data.x_train, data.y_train, steps=120, batch_size=48, **options)
+    training.train(model, data.x_train, data.y_train, steps=150, batch_size=64, **options)
     moved = [np.roll(data.x_test, pixels, axis=2) for pixels in range(0, 7, 2)]
     return [training.evaluate(model, x, data.y_test)[1] for x in moved]
 
@@ -98,10 +98,10 @@ print(shapes, errors)
 # %%
 # The fix is ``axis=1``, or channels last throughout. The layers of bnref refuse any axis but the
 # last. `keras-team/keras#1921 <https://github.com/keras-team/keras/issues/1921>`_ has the rule, and
-# a report of vertical stripes in what a network predicted when training was stopped early. It can be
-# harmless: in `DCASE-REPO/dcase2018_baseline#18
+# a report of vertical stripes in what a network predicts if its training is stopped early. It can
+# be harmless: in `DCASE-REPO/dcase2018_baseline#18
 # <https://github.com/DCASE-REPO/dcase2018_baseline/issues/18>`_ the accuracy was 59.7 % with the
-# wrong axis and 59.9 % with the right one.
+# wrong axis and 59.9 % with the right one, within the spread of the runs.
 #
 # Conclusion
 # ----------
@@ -111,4 +111,4 @@ for name, values in runs.items():
 wrong, right, without = (values.mean(0) for values in runs.values())
 assert shapes == {"axis=-1": (28,), "axis=1": (8,)} and list(errors) == ["axis=-1"]
 assert wrong[0] - without[0] < 0.06 and right[0] - wrong[0] > 0.03
-assert wrong[0] - wrong[2] > max(0.2, 2 * (right[0] - right[2]))
+assert wrong[0] - wrong[2] > max(0.2, right[0] - right[2] + 0.1)

@@ -25,18 +25,16 @@ put together, and ``fit`` calls it with True. What the code of a ``call`` method
    :question: 3
 """
 
-import importlib.util
 import itertools
 
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import tf_keras
 
 from bnref import datasets, devices
 
-LIBRARIES = {"Keras 3": keras}
-if importlib.util.find_spec("tf_keras"):  # Keras 2; without it the page tells of Keras 3 alone
-    LIBRARIES["tf_keras"] = importlib.import_module("tf_keras")
+LIBRARIES = {"Keras 3": keras, "tf_keras": tf_keras}
 
 # %%
 # The base of a network that has learned the digits 0 to 4 gets a new last layer, and is tuned on
@@ -104,8 +102,8 @@ for case in itertools.product(LIBRARIES, CALLS):
 # %%
 # What it costs in batches of 2. The fix, to be repeated before every ``compile``, is the loop over
 # ``norms`` above; for models inside the base, go through their layers too. It holds γ and β as
-# well; :class:`bnref.FrozenBatchNorm` lets them learn. To check your own model, count the layers
-# that have a ``moving_mean`` and are trainable.
+# well; :class:`bnref.layers.FrozenBatchNorm` lets them learn. To check your own model, count the
+# layers that have a ``moving_mean`` and are trainable.
 
 recorded = list(CALLS)[1]
 arms = [("Keras 3", "base(x)", False), *((*case, True) for case in table if case[1] == recorded)]

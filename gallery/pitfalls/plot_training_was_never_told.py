@@ -31,17 +31,14 @@ start values. Training and validation agree, so no gap between them tells.
    :question: 3
 """
 
-import importlib.util
-
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import tf_keras
 
 from bnref import datasets, devices, models
 
-LIBRARIES = {"Keras 3": keras}
-if importlib.util.find_spec("tf_keras"):  # Keras 2; without it the page tells of Keras 3 alone
-    LIBRARIES["tf_keras"] = importlib.import_module("tf_keras")
+LIBRARIES = {"Keras 3": keras, "tf_keras": tf_keras}
 
 # %%
 # Who loses it

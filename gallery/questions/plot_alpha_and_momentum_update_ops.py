@@ -122,7 +122,7 @@ plt.show()
 
 layer = keras.layers.BatchNormalization(momentum=0.9)
 for batch in random.integers(0, 512, (150, 32)):
-    tf.function(layer)(X[batch], training=True)
+    layer(X[batch], training=True)
 today = layer.moving_mean.numpy()
 
 # %%
