@@ -104,7 +104,8 @@ html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
 html_sidebars = {
-    page: [] for page in ("index", "symptoms", "variants", "explorer", "api", "contributing")
+    page: []
+    for page in ("index", "symptoms", "variants", "explorer", "on_record", "api", "contributing")
 }
 html_theme_options = {
     "logo": {"text": "bnref"},

@@ -122,3 +122,19 @@ def test_three_convolutions_have_a_bias_without_a_norm_or_when_asked(norm, bias)
     convolutions = [each for each in model.layers if isinstance(each, keras.layers.Conv2D)]
     assert len(convolutions) == 3 and all(each.use_bias for each in convolutions)
     assert ("BatchNorm" in kinds(model)) == (norm is not None)
+
+
+def test_the_perceptron_drops_units_after_each_activation_in_training_only():
+    keras.utils.set_random_seed(0)
+    model = perceptron(None, inputs=(5,), units=(400, 300), dropout=0.25)
+    names = kinds(model)
+    assert names == ["Flatten", *["Dense", "Activation", "Dropout"] * 2, "Dense"]
+    x = np.abs(np.random.default_rng(0).normal(size=(50, 5))).astype("f4")
+    drop = model.layers[3]
+    assert drop.rate == 0.25
+    dropped = np.mean(np.array(drop(np.ones((50, 400), "f4"), training=True)) == 0)
+    assert abs(dropped - 0.25) < 0.02
+    np.testing.assert_array_equal(model(x, training=False), model(x, training=False))
+    assert not np.allclose(model(x, training=True), model(x, training=False))
+    plain = perceptron(None, inputs=(5,), units=(4,))
+    assert "Dropout" not in [type(layer).__name__ for layer in plain.layers]
