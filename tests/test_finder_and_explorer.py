@@ -81,7 +81,7 @@ def test_what_is_typed_on_the_home_page_is_asked_of_the_finder(browser):  # noqa
 
 def test_a_section_that_was_filtered_away_comes_back_when_it_is_gone_to(browser):  # noqa: F811
     page = opened(browser, "symptoms.html")
-    page.get_by_label("Type what you see").fill("nan")
+    page.get_by_label("Type what you see").fill("lasagne")
     page.evaluate("location.hash = '#worse-on-two-gpus'")
     page.wait_for_function("document.getElementById('finder-field').value === ''")
     assert page.locator("#worse-on-two-gpus").is_visible()

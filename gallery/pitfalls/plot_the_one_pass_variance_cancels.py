@@ -14,7 +14,7 @@ statistics*, is right, and miscalculated.
 
 .. symptom:: NaN or infinity
    :cause: the variance is computed as E[x²] − E[x]², which cancels where the mean is large
-   :check: ``keras.ops.min(layer.moving_variance) <= 0``, and the same with ``jit_compile=False``
+   :check: ``np.max(np.abs(x.mean(0)) / x.std(0))`` of the layer's inputs is above 1,000
    :likelihood: sometimes
    :question: none
 

@@ -4,8 +4,9 @@ Is alpha = 0.9 in Lasagne the same as momentum = 0.9 in TensorFlow?
 
 No: alpha = 0.9 is momentum = **0.1**. Lasagne's ``alpha`` is the weight of the **new** batch,
 TensorFlow's ``momentum`` that of the **old** value. Copied as it stands, 0.9 still has 35 % of its
-start after ten batches, where Lasagne has 10⁻⁸ %. It is not all: Lasagne averages 1/σ and not σ²,
-and its epsilon is 1e-4, not 1e-3. :func:`bnref.conventions.port` converts the lot.
+start after ten batches, where Lasagne has 10⁻⁸ %. (Lasagne's default, alpha = 0.1, is momentum =
+0.9.) There is more: Lasagne averages 1/√(σ² + ε) and not σ², and its epsilon is 1e-4, not 1e-3.
+:func:`bnref.conventions.port` converts all of it.
 
 The post "momentum and renorm_momentum" of 2018 ports a Lasagne network and asks three things. This
 page answers the first, which its only answer leaves out; the others are :doc:`what renorm_momentum
@@ -14,13 +15,13 @@ is </gallery/questions/plot_alpha_and_momentum_of_renorm>` and :doc:`what UPDATE
 
 .. symptom:: numbers differ from PyTorch
    :cause: momentum copied as it stands: PyTorch and Lasagne weigh the new value, Keras the old
-   :check: ``1 - momentum`` where the other framework has ``momentum`` or ``alpha``?
+   :check: ``layer.momentum`` and PyTorch's ``momentum``, or Lasagne's ``alpha``, must add up to 1
    :likelihood: usual
    :question: 2
 
 .. symptom:: validation jumps
    :cause: a momentum of 0.1, copied from PyTorch, where it means 0.9
-   :check: print ``layer.momentum``: below 0.5?
+   :check: ``layer.momentum`` is below 0.5
    :likelihood: sometimes
    :question: 2
 """
@@ -95,7 +96,7 @@ for name, rule in conventions.CONVENTIONS.items():
 
 # %%
 # The port: weights under Lasagne's names go in, Keras's weights and arguments come out. Inference
-# is the same to rounding; in training, :class:`bnref.layers.LasagneBatchNorm` remembers 1/σ too.
+# is the same to rounding. In training :class:`bnref.layers.LasagneBatchNorm` averages 1/σ too.
 
 weights = {"gamma": [1.5], "beta": [-0.5], "mean": source[-1, :1], "inv_std": source[-1, 1:]}
 ported = conventions.port(weights, source="lasagne", target="keras", momentum=0.9)
@@ -108,12 +109,12 @@ here = np.array(layer(BATCHES[0], training=False))
 print(ported.arguments, f"largest difference at inference: {np.abs(here - there).max():.1e}")
 
 # %%
-# To check a port, feed both networks one batch at inference and compare layer by layer: a wrong
-# momentum does not show there, as it changes only what further training does; a wrong epsilon does.
-# It happens to the best: `transformers changed it in its TensorFlow models in 2022
-# <https://github.com/huggingface/transformers/pull/19454>`__, `torchvision in MaxViT in 2024
+# To check a port, feed both networks one batch at inference and compare layer by layer. A wrong
+# epsilon shows where variances are small. A wrong momentum does not show, for it changes only what
+# further training does: compare the arguments. `transformers changed its TensorFlow models in 2022
+# <https://github.com/huggingface/transformers/pull/19454>`__, `torchvision MaxViT in 2024
 # <https://github.com/pytorch/vision/issues/8250>`__; `pix2pix
-# <https://github.com/affinelayer/pix2pix-tensorflow/issues/126>`__ has PyTorch's 0.1 in TensorFlow.
+# <https://github.com/affinelayer/pix2pix-tensorflow/issues/126>`__ has Torch's 0.1 in TensorFlow.
 #
 # Conclusion
 # ----------
@@ -121,8 +122,11 @@ print(ported.arguments, f"largest difference at inference: {np.abs(here - there)
 print(f"after ten batches the start still has 0.9¹⁰ = {0.9**10:.0%}, with alpha = 0.9 0.1¹⁰")
 assert np.allclose(converted[:, 0], source[:, 0], atol=1e-5)
 assert np.abs(copied[14, 0] - source[14, 0]) > 2, "five batches after the change it is far behind"
-assert np.allclose(0.9**10, 0.35, atol=0.005)
+assert np.allclose(0.9**10, 0.35, atol=0.005) and np.isclose(0.1**10, 1e-8 / 100)
 assert np.allclose(converted[-1, 1], source[-1, 1] ** -2, rtol=0.2)
-assert conventions.convert_momentum(0.9, source="lasagne", target="keras") == 0.1
+for alpha, momentum in ((0.9, 0.1), (0.1, 0.9)):
+    assert conventions.convert_momentum(alpha, source="lasagne", target="keras") == momentum
+defaults = conventions.CONVENTIONS["lasagne"], conventions.CONVENTIONS["tf_keras"]
+assert [(each.momentum, each.epsilon) for each in defaults] == [(0.1, 1e-4), (0.99, 1e-3)]
 assert ported.arguments == {"momentum": 0.1, "epsilon": 1e-4}
 assert np.abs(here - there).max() < 1e-4

@@ -2,24 +2,26 @@
 What are renorm and renorm_momentum?
 ====================================
 
-``renorm=True`` turns batch norm into batch *re*norm, another algorithm; ``renorm_momentum`` is the
-momentum of the averages that its corrections r and d go by. Without ``renorm=True`` it **does
-nothing at all**: the outputs are equal to the last bit. To port a network, leave both alone.
+``renorm=True`` turns batch norm into batch *re*norm, another algorithm. It corrects a batch's
+output, x̂·r + d, towards what averages of earlier batches would have given; ``renorm_momentum`` is
+the momentum of those averages. Without ``renorm=True`` it **does nothing at all**: outputs and
+averages are equal to the last bit. To port a network, leave both alone.
 
 The second thing that the post of :doc:`alpha and momentum
 </gallery/questions/plot_alpha_and_momentum>` asks; the answer it got says so too, and is right.
-``momentum`` answers question 2, *remembered how*; ``renorm`` changes question 3, *used when*: in
-training the batch's statistics, corrected by the population's.
+``momentum`` answers question 2, *remembered how*. ``renorm`` answers question 3, *used when*,
+another way: in training the batch's statistics, corrected by remembered ones.
 
 .. symptom:: numbers differ from PyTorch
    :cause: renorm=True, which PyTorch's layers do not have
-   :check: is ``renorm`` in the layer's arguments?
+   :check: ``hasattr(layer, "renorm_mean")`` is True
    :likelihood: seldom
    :question: 3
 """
 
 import warnings
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
@@ -63,8 +65,8 @@ print("with renorm=True:   ", ", ".join(more_variables))
 
 # %%
 # Batch norm gives each batch the mean 0, so that a jump of all inputs is not seen. Renorm without
-# limits on r and d gives (x − μ)/σ with its own averages for μ and σ: the jump is seen until they
-# have followed, soon with ``renorm_momentum=0.5``, and not within this figure with 0.99.
+# limits on r and d gives (x − μ)/σ, where μ and σ are its averages: the jump is seen until they
+# have followed. With ``renorm_momentum=0.5`` they soon have, with 0.99 not within this figure.
 
 fig, ax = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
 for outputs, style, name in (
@@ -79,11 +81,11 @@ fig.legend(loc="outside lower center", ncols=1)
 plt.show()
 
 # %%
-# In Keras 3 the same: ``keras.layers.BatchNormalization(renorm=True, renorm_momentum=0.99)``. The
+# Keras 3 has the same: ``keras.layers.BatchNormalization(renorm=True, renorm_momentum=0.99)``. The
 # paper (Ioffe 2017, arXiv 1702.03275) has one momentum for all; :class:`bnref.layers.BatchRenorm`
 # keeps to that, and to its schedules for the limits of r and d. When renorm helps:
 # :doc:`/gallery/variants/plot_batch_renorm_and_its_schedules`. To check your own layer, look for
-# ``renorm_mean`` or ``moving_stddev`` among its variables.
+# ``renorm_mean`` and ``moving_stddev`` among its variables.
 #
 # Conclusion
 # ----------
@@ -91,6 +93,10 @@ plt.show()
 assert np.array_equal(plain, ignored), "equal to the last bit"
 assert all(np.array_equal(variables[name], same_variables[name]) for name in variables)
 assert set(more_variables) - set(variables) == {"moving_stddev", "renorm_mean", "renorm_stddev"}
+for renorm in (False, True):
+    today = keras.layers.BatchNormalization(renorm=renorm)
+    today.build((None, 1))
+    assert hasattr(today, "renorm_mean") == renorm, "and so in Keras 3"
 assert np.abs(plain.mean(1)).max() < 1e-4, "batch norm hides the jump"
 for name, outputs in (("0.5", fast), ("0.99", slow)):
     jump, later = outputs[15:17].mean(), outputs[-5:].mean()
