@@ -56,7 +56,8 @@ MAY_IMPORT = {
     "records.table": set(),
 }
 # Slow to import, or of use to the site alone.
-FOREIGN = ["IPython", "matplotlib", "mlxtend", "pandas", "sklearn", "sphinx", "tqdm.notebook"]
+FOREIGN = ["IPython", "matplotlib", "mlxtend", "pandas", "sklearn", "sphinx", "tf_keras"]
+FOREIGN += ["tqdm.notebook"]
 
 
 def module_name(path):
