@@ -3,19 +3,19 @@ Gradients accumulated over micro-batches are not those of the large batch
 =========================================================================
 
 Without batch norm the mean gradient of 32 micro-batches of 2 is that of the batch of 64, to
-rounding. With it the two differ by **more than the gradient's own length**; even with two halves
-of 32 by more than a tenth of it. It is exactly the gradient of ghost batch norm. A small network
-trained in micro-batches of 2 loses **more than 10 points** of accuracy on average, in micro-batches
-of 8 fewer than 10.
+rounding. With it the two differ by **more than the gradient's own length**; even with two halves of
+32 by more than a tenth of it. It is the gradient of ghost batch norm, to rounding. A small network
+trained in micro-batches of 2 loses **more than 10 points** of accuracy on average; in micro-batches
+of 8 fewer than 5.
 
 The symptom: ``gradient_accumulation_steps`` was to make up for small batches, and does not.
-Question 1, *whose statistics*, is answered by the micro-batch alone. And question 2, *remembered
-how*: the population takes an update from each micro-batch, so that its momentum for k of them is
-ρᵏ, and 0.9³² is 0.03.
+Question 1, *whose statistics*, is answered wrongly: the micro-batch's alone. Question 2,
+*remembered how*, changes with it: the population takes an update from each micro-batch, so that its
+momentum for k of them is ρᵏ, and 0.9³² is 0.03.
 
 .. symptom:: worse with small batches
    :cause: accumulated gradients: each micro-batch is normalized by its own statistics
-   :check: ``optimizer.gradient_accumulation_steps``; the batch that counts is the micro-batch
+   :check: ``optimizer.gradient_accumulation_steps`` is set, and the micro-batch is below 8
    :likelihood: often
    :question: 1
 """
@@ -120,4 +120,4 @@ print("test accuracy by micro-batch:", {size: each.round(3) for size, each in ac
 assert max(errors["no norm"] + errors["group norm"] + ghosts) < 1e-5
 assert errors["batch norm"][0] > 0.1 and errors["batch norm"][-1] > 1
 lost = {size: (accuracies[64] - accuracies[size]).mean() for size in (8, 2)}
-assert lost[2] > 0.1 and lost[8] < 0.1
+assert lost[2] > 0.1 and lost[8] < 0.05 and round(0.9**32, 2) == 0.03

@@ -10,7 +10,7 @@ together the mean 0.7 and the variance **7.5**; the means of their means and var
 **0.7**. With ``synchronized=True`` both cases are right.
 
 The symptom: NaN after the last batch of an epoch, on some devices only; or worse results where the
-batches do not divide evenly. Question 2, *remembered how*, is answered without the counts.
+batches do not divide evenly. Question 2, *remembered how*, is answered wrongly: without the counts.
 
 .. symptom:: NaN or infinity
    :cause: the last batch leaves a replica without an example, and its statistics become NaN
@@ -20,7 +20,7 @@ batches do not divide evenly. Question 2, *remembered how*, is answered without 
 
 .. symptom:: worse on two GPUs
    :cause: replicas of different size are averaged as if they were equal
-   :check: the same training with ``drop_remainder=True``
+   :check: train the same with ``drop_remainder=True``: is it better?
    :likelihood: seldom
    :question: 2
 """

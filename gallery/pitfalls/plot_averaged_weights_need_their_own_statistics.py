@@ -8,7 +8,7 @@ accuracy worse than the last one after 200 steps, on average over the starts. Wi
 statistics it is as good as the last. Statistics averaged like the weights are no way out here.
 
 The symptom: the averaged model, which ought to be the better, is the worse. Question 1, *whose
-statistics*: they have to be those of the activations that the averaged weights make, and these
+statistics*, is answered wrongly: by those of the last weights' activations, while the averaged
 weights have never met an image. It is the same for weights averaged over checkpoints (SWA).
 
 .. symptom:: the saved model predicts differently
@@ -19,7 +19,7 @@ weights have never met an image. It is the same for weights averaged over checkp
 
 .. symptom:: validation far worse than training
    :cause: validation uses averaged weights, with statistics of other weights
-   :check: evaluate the weights that are not averaged
+   :check: evaluate the weights that are not averaged: are they better?
    :likelihood: seldom
    :question: 1
 """

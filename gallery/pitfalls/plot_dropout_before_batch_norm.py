@@ -2,15 +2,15 @@
 Dropout before batch norm: the variance remembered is not the variance met
 ==========================================================================
 
-Dropout that keeps a share p of a channel multiplies its variance by
-**1/p + (1/p − 1) μ²/σ²** in training, and by 1 at inference. Batch norm remembers the former: at
-p = 0.5 it divides by a standard deviation at least 1.4 times too large. In a small network with
-dropout before every norm the loss is **a fifth** higher for it at a rate of 0.5, the accuracy
-hardly lower; at 0.8 **30 points** of accuracy are lost. After the norm, dropout still shifts the
-variance for the next one. After the last norm it costs nothing.
+Dropout that keeps a share p of a channel multiplies its variance by **1/p + (1/p − 1) μ²/σ²** in
+training, and by 1 at inference. Batch norm remembers the former: at p = 0.5 it divides by a
+standard deviation at least 1.4 times too large. In a small network with dropout before every norm
+this makes the loss **15 to 20 %** higher at a rate of 0.5, the accuracy hardly lower; at 0.8 it
+costs **more than 20 points** of accuracy. After the norm, dropout still shifts the variance for the
+next one. After the last norm it costs nothing.
 
 The symptom: the model is far worse at inference than in training, the more dropout the worse.
-Question 2, *remembered how*, is answered from values that inference never meets.
+Question 2, *remembered how*, is answered wrongly: from values that inference never meets.
 
 .. symptom:: validation far worse than training
    :cause: dropout before a batch norm, so that the remembered variance is too large at inference
@@ -89,7 +89,8 @@ for k, colour in enumerate(("C4", "C2", "C3")):
     left.semilogy(kept, predicted[:, k], colour + ":")
     left.semilogy(kept, measured[:, k], colour + "o", label=("μ = 0", "μ = σ", "μ = 2σ")[k])
 left.legend()
-left.set(title="Variance, times", xlabel="share kept, p", yticks=(1, 10), yticklabels=("1", "10"))
+left.set(title="Variance, training/inference", xlabel="share kept, p (lines: formula)")
+left.set(yticks=(1, 10), yticklabels=("1", "10"))
 lines = ["before, 0.5", "before, 0.8", "after, 0.5", "after, 0.8", "last, 0.5", "last, 0.8"]
 for k, (style, name) in enumerate((("C1X", "as trained"), ("C0o", "recomputed without dropout"))):
     right.plot(accuracy[..., k].reshape(6, -1), range(6), style, ms=7)[0].set_label(name)
@@ -120,6 +121,6 @@ for place, by_rate, losses in zip(places, accuracy, loss, strict=True):
         print(f"{place:14} {rate}: accuracy, as trained and recomputed {each}, loss {one}")
 assert abs(measured / predicted - 1).max() < 0.05 and predicted[3].min() ** 0.5 > 1.4
 gained, saved = np.diff(accuracy)[..., 0].mean(-1), (loss[..., 0] / loss[..., 1]).mean(-1)
-assert 1.1 < saved[0, 0] < 1.4 and gained[0, 0] < 0.05, "at 0.5 the loss, hardly the accuracy"
+assert 1.08 < saved[0, 0] < 1.3 and gained[0, 0] < 0.05, "at 0.5 the loss, hardly the accuracy"
 assert gained[0, 1] > 0.2 and gained[1, 1] > 0.08 and saved[1, 0] > 1.03, "before, after"
 assert abs(gained[2]).max() < 0.02 and abs(saved[2] - 1).max() < 0.08, "after the last"

@@ -4,23 +4,23 @@ Fine-tuned on few batches, a model is evaluated by the statistics it came with
 
 With a momentum of 0.99, **74 %** of the old statistics are left after 30 steps. A network of digits
 that is tuned for 30 steps on 100 negatives of digits knows **more than 85 %** of these 100 by their
-batches' statistics, and **more than 30 points** fewer at inference, on average over the starts:
-the same images, the same weights. By recomputed statistics it knows as many as in training.
+batches' statistics, and **more than 30 points** fewer at inference, on average over the starts: the
+same images, the same weights. By recomputed statistics it knows as many as in training.
 
 The symptom: the training accuracy is high, and evaluation on the very same images is poor. It looks
 like overfitting and cannot be that, for these are the training images. Question 2, *remembered
-how*: the average needs 300 steps to bring its start down to 5 %, and here an epoch has 5 steps. The
-start is the old data's statistics, or mean 0 and variance 1 where the layer is new.
+how*, is answered wrongly: the average needs 300 steps to bring its start down to 5 %, and here an
+epoch has 5. The start is the old data's statistics, or mean 0 and variance 1 in a new layer.
 
 .. symptom:: fine-tuned model collapses
    :cause: few steps: the population is still mostly that of the old data
-   :check: evaluate the training images themselves: as poor as the test means statistics
+   :check: evaluate the training images: if they are as poor as the test, it is the statistics
    :likelihood: often
    :question: 2
 
 .. symptom:: validation far worse than training
    :cause: fewer than about 3/(1 − ρ) steps: the population is still mostly its start
-   :check: ``layer.momentum ** steps`` is the share of the start that is left
+   :check: ``layer.momentum ** steps``, the share of the start that is left, is above 0.05
    :likelihood: often
    :question: 2
 """
@@ -102,7 +102,7 @@ fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# The new network loses more than 10 points at step 10 and none at 60: mean 0 and variance 1 are not
+# The new network loses more than 5 points at step 10 and none at 60: mean 0 and variance 1 are not
 # so far from its statistics. Freezing keeps the old statistics, and the negatives are then learned
 # slowly: recompute first, then freeze. To check your own model, evaluate the training images. The
 # fix, after training and without labels, is ``bnref.population.recompute(model, batches)``; or
@@ -126,4 +126,4 @@ assert (recomputed > batch - 0.03).all() and (right[:, 3] > inference + 0.1).all
 assert (frozen[:, 6] < right[:, 6] - 0.15).all()
 lost = (fresh[0.99][:, 0] - fresh[0.99][:, 1]).mean(0)
 print("new network, points lost at inference at steps 10 and 60:", *100 * lost[[1, 6]].round(3))
-assert lost[1] > 0.1 and abs(lost[6]) < 0.05
+assert lost[1] > 0.05 and abs(lost[6]) < 0.03

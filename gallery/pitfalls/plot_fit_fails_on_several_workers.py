@@ -112,7 +112,7 @@ plt.show()
 # %%
 # The fix is ``loop``, or tf_keras. On one machine with several GPUs ``MirroredStrategy`` needs no
 # second process. Met in
-# `keras-team/keras#20585 <https://github.com/keras-team/keras/issues/20585>`_, open.
+# `keras-team/keras#20585 <https://github.com/keras-team/keras/issues/20585>`_.
 #
 # Conclusion
 # ----------

@@ -3,32 +3,33 @@ In half precision sums of squares overflow, and moving averages stand still
 ===========================================================================
 
 float16 ends at 65,504. A variance taken in it is infinite once the sum of N squares is above that:
-with 512 values from **σ = 11** on, with one value above 256. The layer then puts out **0 for every
-input**, or NaN. bfloat16 does not overflow, but a moving average kept in it stops where a step is
-less than half a unit in its last place: on its way from 1 to 4 with ρ = 0.99 at **3.22**, and what
-should go from 1 to 1.3 never moves. Keras 3 is safe under its *mixed* policies, where statistics
-and averages are float32; under a pure ``"bfloat16"`` or ``"float16"`` its averages stand still.
+with 512 values from **σ = 11** on, or with one value more than 256 from the mean. The layer then
+puts out **0 for every input**, or NaN. bfloat16 does not overflow, but a moving average kept in it
+stops where a step is less than half a unit in its last place: on its way from 1 to 4 with ρ = 0.99
+at **3.22**, and what should go from 1 to 1.3 never moves. Keras 3 is safe under its *mixed*
+policies, where statistics and averages are float32; under a pure ``"bfloat16"`` or ``"float16"``
+its averages stand still.
 
 The symptom: NaN, equal outputs or moving statistics that hardly move, in half precision alone.
-Wrong is the answer to question 2, *remembered how*: with fewer digits than a step needs; or none
-of the three, if the moments themselves overflow.
+Question 2, *remembered how*, is answered wrongly where averages stand still: with fewer digits than
+a step needs. Where the moments themselves overflow, none is.
 
 .. symptom:: NaN or infinity
    :cause: the sum of squares overflows float16
-   :check: the same step with ``layer.dtype_policy = "float32"``, or ``x.dtype`` inside the layer
+   :check: ``np.square(np.float32(x)).sum((0, 1, 2)).max()`` of the layer's inputs is above 65,504
    :likelihood: sometimes
    :question: none
 
 .. symptom:: every prediction is the same
    :cause: the variance has overflowed to infinity, so that 1/√σ² is 0
-   :check: ``np.isinf(tf.nn.moments(x, axes=[0, 1, 2])[1])``
+   :check: ``np.square(np.float32(x)).sum((0, 1, 2)).max()`` of the layer's inputs is above 65,504
    :likelihood: seldom
    :question: none
 
 .. symptom:: statistics never change
    :cause: the moving averages are kept in bfloat16 or float16, and a step is less than their last
            digit
-   :check: ``layer.moving_variance.dtype``
+   :check: ``layer.moving_variance.dtype`` is not float32
    :likelihood: seldom
    :question: 2
 """

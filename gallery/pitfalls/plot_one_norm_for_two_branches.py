@@ -7,20 +7,20 @@ same class for **more than 70 %** of the test images; at inference, by the same 
 than 35 points** fewer, on average over the starts. One call on both inputs together loses fewer
 than 15 points, and a norm for each branch, with the other weights still shared, fewer than 10.
 
-The symptom: training is fine and inference poor. Question 1, *whose statistics*: each call
-normalizes its kind of input by its own. Question 2, *remembered how*: both calls move one
-population, in turns. For inputs of means 0 and 10 and variance 1 it ends at mean **5.3** and
-variance **1**, where the mixture has 5 and 26: each branch is then read 5 standard deviations off.
+The symptom: training is fine and inference poor. Question 2, *remembered how*, is answered wrongly:
+each call normalizes its kind of input by its own statistics, and both move one population, in
+turns. For inputs of means 0 and 10 and variance 1 it ends at mean **5.3** and variance **1**, where
+the mixture has 5 and 26: each branch is then read 5 standard deviations off.
 
 .. symptom:: validation far worse than training
    :cause: a shared network is called once for each branch, and the branches differ in kind
-   :check: ``network(a, training=True)`` against ``training=False``, for each branch alone
+   :check: ``network(a, training=True)`` and ``network(a)`` differ widely, for either branch alone
    :likelihood: sometimes
    :question: 2
 
 .. symptom:: test accuracy near chance
    :cause: a Siamese network called once for each branch: one population for two kinds of input
-   :check: ``layer.moving_mean`` against the batch means of either branch
+   :check: ``layer.moving_mean`` is near the batch means of neither branch
    :likelihood: seldom
    :question: 2
 """

@@ -6,14 +6,14 @@ A batch of one example is its own mean. The layer puts out β whatever comes in,
 and a network trained so stays **at chance**; in a batch of two it sees of each channel only which
 example has more. Where the variance is remembered with the factor n/(n − 1), a **single** batch of
 one is 0 · ∞ and leaves NaN in the population for ever. A channel that never varies is harmless at
-0; at 10,000 its rounding errors, divided by √ε, come out **as large as the signal** if ε = 1e-5.
+0; at 10,000 and above its rounding errors, divided by √ε, can come out **as large as the signal**.
 
 The symptom: the loss stands still, or the training is fine and every prediction NaN. Question 1,
-*whose statistics*, is answered with too few; the NaN comes from question 2, *remembered how*.
+*whose statistics*, is answered wrongly, by too few; the NaN is question 2's, *remembered how*.
 
 .. symptom:: every prediction is the same
    :cause: the layer gets one example at a time, in training mode, and puts out β
-   :check: ``model(x[:1], training=True)`` is the same for every ``x``
+   :check: ``model(x[:1])`` and ``model(x[1:2])``, called as in your code, are equal
    :likelihood: often
    :question: 1
 
@@ -25,7 +25,7 @@ The symptom: the loss stands still, or the training is fine and every prediction
 
 .. symptom:: worse with small batches
    :cause: in a batch of two only the sign of a difference is left, in a batch of one nothing
-   :check: values a channel are batch · height · width where the layer stands
+   :check: batch · height · width, where the layer stands, is below 8
    :likelihood: usual
    :question: 1
 """
@@ -127,9 +127,9 @@ assert np.isnan(remembered.pop("Corrected")) and np.isfinite([*remembered.values
 assert (fused == 0).all()
 for size, row in zip(sizes, scores, strict=True):
     print(f"batches of {size:2}: test accuracy {row.round(3)}")
-assert scores[0].max() < 0.2 and (np.diff(scores.mean(1)) > 0.02).all()
+assert scores[0].max() < 0.2 and (np.diff(scores.mean(1))[:2] > 0.1).all()
 print("a batch of one comes out at", float(np.abs(alone).max()), "of two at ±", np.abs(pair).mean())
 assert np.abs(alone).max() == 0 and np.abs(np.abs(pair) - 1).max() < 0.01
 print("largest output of a constant channel:", *np.array([*noise.values()]).round(3))
-assert max(noise[1e-5][4:]) > 0.2 and noise[1e-5][0] < 0.01, "at 10,000 and more, and at 1"
+assert max(noise[1e-5][4:]) > 0.2 and noise[1e-5][0] < 0.1, "at 10,000 and more, and at 1"
 assert np.all(np.array(noise[1e-3]) <= np.array(noise[1e-5]))

@@ -9,25 +9,25 @@ a Sequential model ``predict`` is right, and ``model(x)`` is wrong. ``CenterCrop
 and ``RandomContrast`` do the same.
 
 The symptom: a prediction depends on the other examples of the batch, and predicting changes the
-model. Question 3, *used when*: the batch's statistics are used at inference. The cause: the
+model. Question 3, *used when*, is answered wrongly: the batch's at inference. The cause: the
 ``call`` of these layers has the default ``training=True``, and Keras hands a default on to the
 layers called later, as if somebody had said it. Where somebody says it, all is well.
 
 .. symptom:: predictions depend on the batch
    :cause: Keras 3: an image layer before the batch norm, and nobody said ``training=False``
-   :check: ``model(x)`` against ``model(x, training=False)``: must be equal
+   :check: ``model(x)`` and ``model(x, training=False)`` are not equal
    :likelihood: sometimes
    :question: 3
 
 .. symptom:: statistics change when they should not
    :cause: Keras 3: an image layer before the batch norm, and nobody said ``training=False``
-   :check: ``layer.moving_mean`` before and after ``predict``: must be equal
+   :check: ``layer.moving_mean`` is another after ``predict`` than before
    :likelihood: sometimes
    :question: 3
 
 .. symptom:: every prediction is the same
    :cause: Keras 3: an image layer before the batch norm, and images predicted one by one
-   :check: ``model(x)`` against ``model(x, training=False)``: must be equal
+   :check: ``model(x)`` and ``model(x, training=False)`` are not equal
    :likelihood: seldom
    :question: 3
 """

@@ -5,22 +5,22 @@ Batch statistics can give the answer away: the loss falls to 0 on pure noise
 A contrastive model has to find, among 32 keys, the one that belongs to a query. Where a query and
 its key are normalized in one group, the group's statistics mark both. With one pair a group the
 normalized key is exactly **minus the query**, and the training loss falls from log 32 = 3.5 to
-**below 0.1 on noise**, where there is nothing to learn; at inference the model is at chance.
+**below 0.2 on noise**, where there is nothing to learn; at inference the model is at chance.
 Shuffling the keys over the groups ends that, and so does one batch of all. With two pairs the leak
 is small, with four hardly there, in this small network.
 
 The symptom: an excellent training loss, and useless features. Question 1, *whose statistics*, is
-answered with a set of examples that tells which belong together.
+answered wrongly: by a set of examples that tells which belong together.
 
 .. symptom:: test accuracy near chance
    :cause: the training examples of a group belong together, and batch statistics say so
-   :check: train on noise of the same shape; the loss must stay at log(number of candidates)
+   :check: train on noise of the same shape: the loss falls below log(number of candidates)
    :likelihood: seldom
    :question: 1
 
 .. symptom:: predictions depend on the batch
    :cause: the model has learnt to read the group's statistics
-   :check: ``model(x, training=True)`` with the same examples in another order or grouping
+   :check: regroup the same examples in ``model(x, training=True)``: does the loss rise?
    :likelihood: seldom
    :question: 1
 """
@@ -122,7 +122,7 @@ last = {name: rows[:, -21:-1].mean(1) for name, rows in runs.items()}
 for name, rows in runs.items():
     print(f"{name:21} last losses {last[name].round(3)}, at inference {rows[:, -1].round(3)} right")
 _, shuffled, two, four, together = (np.log(N) - each for each in last.values())
-assert last["1 pair a group"].max() < 0.1 and np.max([rows[:, -1] for rows in runs.values()]) < 0.12
+assert last["1 pair a group"].max() < 0.2 and np.max([rows[:, -1] for rows in runs.values()]) < 0.12
 assert max(abs(shuffled).max(), abs(together).max()) < 0.05, "nothing is learnt"
 assert 0.1 < two.mean() < 0.9 and abs(four).max() < 0.1
 query, key = bnref.BatchNorm(epsilon=1e-9)(np.random.default_rng(0).random((2, 9)), training=True)

@@ -1,16 +1,16 @@
 """
-A variance taken in one pass cancels: negative, NaN, or thousands of times too large
-====================================================================================
+A variance taken in one pass cancels: negative, NaN, or hundreds of times too large
+===================================================================================
 
-E[x²] − E[x]² subtracts two large numbers. In float32 its relative error is about
-**2⁻²⁴ (μ/σ)²**: 6 parts in a million at μ = 10σ, 6 % at 1,000σ, and from 4,096σ on, 100 %:
-**about half of the variances come out negative or 0**. TensorFlow's fused batch norm does it when
-XLA compiles it, and gives NaN. Keras 3 does it with ``synchronized=True``, and cuts off at 0 what
-is negative: such a channel is multiplied by 1/√ε = **32**.
+E[x²] − E[x]² subtracts two large numbers. In float32 its relative error is about **2⁻²⁴ (μ/σ)²**: 6
+parts in a million at μ = 10σ, 6 % at 1,000σ, and from 4,096σ on, 100 %: **about half of the
+variances come out negative or 0**. TensorFlow's fused batch norm does it when XLA compiles it, and
+gives NaN. Keras 3 does it with ``synchronized=True``, and cuts off at 0 what is negative: such a
+channel is multiplied by 1/√ε = **32**.
 
 The symptom: NaN, or a model that learns on one GPU and not on two, or not with
-``jit_compile=True``. The mean of (x − μ)² has no such error. The answer to question 1, *whose
-statistics*, is right, and miscalculated.
+``jit_compile=True``. The mean of (x − μ)² has no such error. None of the three questions is
+answered wrongly: the answer to question 1, *whose statistics*, is right, and miscalculated.
 
 .. symptom:: NaN or infinity
    :cause: the variance is computed as E[x²] − E[x]², which cancels where the mean is large
@@ -121,6 +121,7 @@ for name, error in errors.items():
 for name in list(ARMS)[:3]:
     share = (np.array(errors[name]) / (2.0**-24 * ratios**2))[2:7]
     assert min(share) > 0.1 and max(share) < 10, "the theory's order of magnitude"
+    assert name.startswith("Keras") or errors[name][-1] > 200
     assert min(unusable[name][-2:]) > 0.3 and max(unusable[name][-2:]) < 0.8, "about half"
 for name in list(ARMS)[3:]:
     assert max(errors[name]) < 0.01 and max(unusable[name]) == 0

@@ -9,8 +9,8 @@ and loaded, and fewer still if the replicas exchange their data. Where the data 
 three agree within 4 points.
 
 The symptom: ``evaluate`` says one thing, the loaded model another. Question 2, *remembered how*, is
-answered with one replica's batches. (tf_keras remembers the mean of the replicas' statistics:
-:doc:`plot_an_empty_replica_leaves_nan_behind`.)
+answered wrongly: by one replica's batches. (tf_keras remembers the mean of the replicas'
+statistics: :doc:`plot_an_empty_replica_leaves_nan_behind`.)
 
 .. symptom:: the saved model predicts differently
    :cause: each replica remembers its own statistics, and only the first replica's are saved
@@ -20,7 +20,7 @@ answered with one replica's batches. (tf_keras remembers the mean of the replica
 
 .. symptom:: worse on two GPUs
    :cause: the data are not shuffled over the replicas, and the first replica's statistics serve all
-   :check: evaluate once more with the replicas' shards exchanged
+   :check: evaluate with the replicas' shards exchanged: is it another accuracy?
    :likelihood: sometimes
    :question: 2
 """

@@ -9,18 +9,19 @@ So does one that went through ``tf.compat.v1.train.Saver(trainable_variables())`
 variables lose **none**.
 
 The symptom: the saved or copied model predicts differently; so do target networks and federated
-averages that go through the trainable variables. Question 2, *remembered how*: what training has
-remembered is not handed on. Recomputed on training images, a wrong copy is as good as the original.
+averages that go through the trainable variables. Question 2, *remembered how*, is answered wrongly:
+what training has remembered is not handed on. Recomputed on training images, a wrong copy is as
+good as the original.
 
 .. symptom:: the saved model predicts differently
    :cause: only the trainable variables were saved or copied; the statistics are not among them
-   :check: ``all(layer.moving_mean.numpy() == 0)`` after loading
+   :check: ``np.any(layer.moving_mean)`` is False after loading
    :likelihood: often
    :question: 2
 
 .. symptom:: an error message
    :cause: "uninitialized value" of a moving mean: TensorFlow 1 saved the trainable variables only
-   :check: ``tf.train.list_variables(checkpoint)`` must name it
+   :check: ``tf.train.list_variables(checkpoint)`` does not name it
    :likelihood: often
    :question: 2
 """

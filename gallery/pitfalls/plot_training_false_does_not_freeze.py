@@ -8,19 +8,19 @@ had been said: its statistics move in ``fit`` and in a loop. In tf_keras the sam
 behind, on average, one whose normalizations are ``trainable = False``; these never move.
 
 The symptom: statistics move that were to stay, and fine-tuning in small batches ruins a good model.
-Question 3, *used when*, is answered otherwise than it was written: a functional model of Keras 3
-passes the ``training`` it is called with to all its layers, over what was recorded when they were
+Question 3, *used when*, is answered wrongly, against what was written: a functional model of Keras
+3 passes the ``training`` it is called with to all its layers, over what was recorded when they were
 put together, and ``fit`` calls it with True. What the code of a ``call`` method says, holds.
 
 .. symptom:: statistics change when they should not
    :cause: Keras 3 overrides the ``training=False`` of a functional model, and the base was unfrozen
-   :check: ``sum(layer.trainable for layer in base.layers if hasattr(layer, "moving_mean"))`` is 0
+   :check: ``sum(l.trainable for l in base.layers if hasattr(l, "moving_mean"))`` is above 0
    :likelihood: often
    :question: 3
 
 .. symptom:: fine-tuned model collapses
    :cause: the whole base was unfrozen, its batch norm with it, and the batches are small
-   :check: ``sum(layer.trainable for layer in base.layers if hasattr(layer, "moving_mean"))`` is 0
+   :check: ``sum(l.trainable for l in base.layers if hasattr(l, "moving_mean"))`` is above 0
    :likelihood: usual
    :question: 3
 """
@@ -103,7 +103,7 @@ for case in itertools.product(LIBRARIES, CALLS):
 # What it costs in batches of 2. The fix, to be repeated before every ``compile``, is the loop over
 # ``norms`` above; for models inside the base, go through their layers too. It holds γ and β as
 # well; :class:`bnref.layers.FrozenBatchNorm` lets them learn. To check your own model, count the
-# layers that have a ``moving_mean`` and are trainable.
+# layers that have a ``moving_mean`` and are trainable: there must be none.
 
 recorded = list(CALLS)[1]
 arms = [("Keras 3", "base(x)", False), *((*case, True) for case in table if case[1] == recorded)]

@@ -5,28 +5,28 @@ Without ``training=True`` batch norm trains as if it were not there
 A model whose ``call`` does not **name** ``training`` is trained by ``fit`` of Keras 3 with
 normalizations at inference: by mean 0 and variance 1, from the first step to the last. On dark
 digits it ends **more than 30 points** of test accuracy behind the model that names it, no better
-than one without batch norm. ``fit`` of tf_keras told it all the same, so ported code falls
-silently. ``model(x)`` in a loop of one's own loses it in both.
+than one without batch norm. ``fit`` of tf_keras told it all the same, so ported code loses its
+batch norm without a word. ``model(x)`` in a loop of one's own loses it in both.
 
 The symptom: ``moving_mean`` is 0 and ``moving_variance`` 1 for ever, and batch norm helps nothing.
-Question 3, *used when*: the population's statistics are used in training too, and these are the
-start values. Training and validation agree, so no gap between them tells.
+Question 3, *used when*, is answered wrongly: the population's statistics are used in training too,
+and these are the start values. Training and validation agree, so no gap between them tells.
 
 .. symptom:: statistics never change
    :cause: the loop calls ``model(x)`` without ``training=True``
-   :check: the line in the loop must be ``model(x, training=True)``
+   :check: the loop calls ``model(x)``: with ``training=True``, does ``layer.moving_mean`` change?
    :likelihood: usual
    :question: 3
 
 .. symptom:: statistics never change
    :cause: Keras 3 ``fit`` of a subclass whose ``call`` does not name ``training``
-   :check: ``"training" in inspect.signature(model.call).parameters``
+   :check: ``"training" in inspect.signature(model.call).parameters`` is False
    :likelihood: often
    :question: 3
 
 .. symptom:: no better than without batch norm
    :cause: the layers are never told that this is training
-   :check: ``max(abs(layer.moving_mean.numpy())) > 0`` after some steps
+   :check: ``np.any(layer.moving_mean)`` is False after some steps
    :likelihood: often
    :question: 3
 """

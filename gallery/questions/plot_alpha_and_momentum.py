@@ -15,7 +15,7 @@ is </gallery/questions/plot_alpha_and_momentum_of_renorm>` and :doc:`what UPDATE
 
 .. symptom:: numbers differ from PyTorch
    :cause: momentum copied as it stands: PyTorch and Lasagne weigh the new value, Keras the old
-   :check: ``layer.momentum`` and PyTorch's ``momentum``, or Lasagne's ``alpha``, must add up to 1
+   :check: ``layer.momentum`` and PyTorch's ``momentum``, or Lasagne's ``alpha``, do not add up to 1
    :likelihood: usual
    :question: 2
 

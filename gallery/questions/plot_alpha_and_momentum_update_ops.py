@@ -4,9 +4,9 @@ Why are the moving averages never updated unless UPDATE_OPS are tied to the trai
 
 Because in TensorFlow 1 a session runs what it is asked for and what that needs, and the gradients
 need the batch's statistics, not the averages. ``tf.layers`` leaves the updates in the collection
-``UPDATE_OPS``, **two per layer**; they run only if the train op is made to depend on them. Without
-that the mean stays 0 and the variance 1, and inference does not normalize: here a loss below 1 in
-training is **above 50** at inference. Copy all of the recipe, with your own optimizer and loss.
+``UPDATE_OPS``, **two per layer**; they run only if the train op depends on them. If it does not,
+the mean stays 0, and a loss below 1 in training is **above 50** at inference. Copy all of the
+recipe, with your own optimizer and loss.
 
 The post of :doc:`alpha and momentum </gallery/questions/plot_alpha_and_momentum>` asks this too.
 Question 2, *remembered how*, is answered wrongly: never.
@@ -56,12 +56,10 @@ random = np.random.default_rng(0)
 X = random.normal(5, 3, (512, 4)).astype("f4")
 BATCHES = random.integers(0, 512, (150, 32))
 Y = (X - 5) @ np.array([[1.0], [-1], [0.5], [2]], "f4") / 3
+updates = partial(tf1.get_collection, tf1.GraphKeys.UPDATE_OPS)
 
 # %%
 # One batch norm feeds one dense layer. The versions differ in what the train op depends on.
-
-
-updates = partial(tf1.get_collection, tf1.GraphKeys.UPDATE_OPS)
 
 
 def network(version, x, y, training):
@@ -75,8 +73,7 @@ def network(version, x, y, training):
     if version == "tied to the loss":  # wrong: to evaluate the loss moves the averages
         with tf1.control_dependencies(updates()):
             loss = tf.identity(loss)
-    wrong = {"forgotten": [], "read before the layers": early}  # early: still empty
-    ties = wrong.get(version, updates())  # right, for tf.layers
+    ties = {"forgotten": [], "read before the layers": early}.get(version, updates())  # early: []
     ties = layer.updates if version.endswith("updates") else ties  # right, for tf.keras 2
     with tf1.control_dependencies(ties):
         return loss, tf1.train.AdamOptimizer(0.1).minimize(loss)
@@ -95,12 +92,11 @@ def outcome(version):
         tied, means = len(updates()), tf1.global_variables(".*moving_mean")
         session.run(tf1.global_variables_initializer())
         traced = []
-        for batch in BATCHES:
-            _, value = session.run([train, loss], {x: X[batch], y: Y[batch], training: True})
+        for i in BATCHES:
+            _, value = session.run([train, loss], {x: X[i], y: Y[i], training: True})
             traced.append(session.run(means[0])[0])
-        before = session.run(means[0])
-        session.run(loss, {x: X[:32] + 100, y: Y[:32], training: True})
-        moved = np.abs(session.run(means[0]) - before).max()
+        session.run(loss, {x: X + 100, y: Y, training: True})
+        moved = abs(session.run(means[0])[0] - traced[-1])
         return tied, np.array(traced), value, session.run(loss, {x: X, y: Y}), moved
 
 
@@ -120,8 +116,7 @@ plt.show()
 # ------------------------
 # - ``tf.get_collection(tf.GraphKeys.UPDATE_OPS)``: literally, **after** the last layer is made; it
 #   is of the whole graph, so that a second network in it needs ``scope=...``.
-# - ``with tf.control_dependencies(...)``: literally, around the line that makes the **train op**.
-# - ``optimizer.minimize(loss)``: yours; and run the train op, not only the loss.
+# - ``with tf.control_dependencies(...)``: literally, around **your** ``optimizer.minimize(loss)``.
 #
 # Keras layers in a session add nothing: take ``layer.updates`` of tf.keras 2, or leave sessions. In
 # Keras 3 a layer called with ``training=True`` moves its averages itself, without a recipe:

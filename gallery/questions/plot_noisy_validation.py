@@ -6,12 +6,12 @@ Most likely because neighbouring batches are alike, and not because of the momen
 speech that is trained **utterance by utterance** validates at 0.64 and jumps by **0.11** from test
 to test (the post: 0.13). With ``training=False`` throughout it jumps by 0.03 (the post: 0.03).
 **Shuffled**, the same frames give 0.51 and jumps of **0.01**. A momentum of 0.9, the first answer's
-cure, cures nothing: jumps of 0.11 again, and in smaller batches more than twice those of 0.99.
+cure, jumps by 0.11 too, and in smaller batches, as the answer warns, twice as much as 0.99.
 
 `The post <https://stackoverflow.com/questions/50047653>`_ predicts 257 values from 7 × 257, which
-looks like a frame of clean speech from seven noisy ones. It does not show how its batches are made,
-so their order is a guess. Further down, the answer too says to randomize it: that is what helps.
-Question 1, *whose statistics*, is answered wrongly: with those of one utterance.
+looks like clean speech from noisy, and does not show how its batches are made: their order is a
+guess. The answer says to randomize it too, and that helps. Question 1, *whose statistics*, is
+answered wrongly: with those of one utterance.
 
 .. symptom:: validation jumps
    :cause: neighbouring batches are alike, so that the population is that of the last few
