@@ -3,8 +3,9 @@
 `CONVENTIONS` says what each framework's numbers mean; `convert_momentum` and `convert_variance`
 turn one into the other's, and `port` a whole layer. Nothing of the other frameworks is imported.
 
-Measured on torch 2.13 and flax (see the page "numbers differ"), read in the sources of Lasagne
-0.2, Caffe 1.0 (``batch_norm_layer.cpp``) and MXNet 1.x (``batch_norm.cc``, its CPU version).
+Measured on Keras, tf_keras, torch and flax (``gallery/results/conventions.csv``, which names the
+versions); read in the sources of Lasagne, Caffe (``batch_norm_layer.cpp``) and MXNet 1
+(``batch_norm.cc``, its CPU version).
 """
 
 from bnref.conventions.converting import Ported, convert_momentum, convert_variance, port
