@@ -34,7 +34,8 @@ def browser():
 
 def opened(browser, name, **options):
     """A page, with what it asked for and what it complained about."""
-    context = browser.new_context(**options)
+    # Without transitions: axe would read a colour half way from light to dark.
+    context = browser.new_context(reduced_motion="reduce", **options)
     page = context.new_page()
     page.requests, page.complaints = [], []
     page.on("request", lambda request: page.requests.append(request.url))
