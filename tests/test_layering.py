@@ -36,6 +36,11 @@ MAY_IMPORT = {
     "conventions.checking": set(),
     "conventions.converting": {"conventions.checking", "conventions.frameworks"},
     "conventions.frameworks": set(),
+    "conventions.porting": {
+        "conventions.checking",
+        "conventions.converting",
+        "conventions.frameworks",
+    },
     "datasets": set(),  # nor itself by its full name: the site loads the folder alone
     "devices": set(),
     "folding": {"layers"},

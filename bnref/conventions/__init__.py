@@ -8,8 +8,9 @@ versions); read in the sources of Lasagne, Caffe (``batch_norm_layer.cpp``) and 
 (``batch_norm.cc``, its CPU version).
 """
 
-from bnref.conventions.converting import Ported, convert_momentum, convert_variance, port
+from bnref.conventions.converting import convert_momentum, convert_variance
 from bnref.conventions.frameworks import CONVENTIONS, Convention
+from bnref.conventions.porting import Ported, port
 
 __all__ = [
     "CONVENTIONS",
