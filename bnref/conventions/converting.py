@@ -14,7 +14,7 @@ def convert_momentum(value, *, source, target):
     Parameters
     ----------
     value : float, 0 ≤ value ≤ 1
-        As the source has it. PyTorch's ``None``, the mean of all batches, is none of them:
+        As the source has it. PyTorch's ``None``, the mean of all batches, has no such number:
         that is `bnref.layers.CumulativeBatchNorm`.
     source, target : str
         Keys of `CONVENTIONS`.
@@ -71,8 +71,8 @@ def convert_variance(
     epsilon = checking.number("epsilon", _or(epsilon, source.epsilon), 0, strictly=True)
     new = checking.number("target_epsilon", _or(target_epsilon, epsilon), 0, strictly=True)
     variance = _variance(stored, source, epsilon, scale_factor)
-    if count is not None and source.bessel != target.bessel:
-        n = checking.count(count)
+    n = count if count is None else checking.count(count)
+    if n and source.bessel != target.bessel:
         variance = variance * (n / (n - 1) if target.bessel else (n - 1) / n)
     variance = variance + (epsilon - new)
     if (variance < 0).any():
