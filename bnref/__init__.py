@@ -26,6 +26,7 @@ from bnref.layers import (
     LasagneBatchNorm,
     MaskedBatchNorm,
     PooledBatchNorm,
+    ReplicaMeanBatchNorm,
     SyncBatchNorm,
     UntrackedBatchNorm,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "LasagneBatchNorm",
     "MaskedBatchNorm",
     "PooledBatchNorm",
+    "ReplicaMeanBatchNorm",
     "SyncBatchNorm",
     "UntrackedBatchNorm",
     "benchmark",

@@ -69,6 +69,7 @@ CASES = {
     "LasagneBatchNorm": Case(layers.LasagneBatchNorm),
     "MaskedBatchNorm": Case(layers.MaskedBatchNorm, {}, steps),
     "PooledBatchNorm": Case(layers.PooledBatchNorm),
+    "ReplicaMeanBatchNorm": Case(layers.ReplicaMeanBatchNorm),
     "SyncBatchNorm": Case(layers.SyncBatchNorm),
     "UntrackedBatchNorm": Case(layers.UntrackedBatchNorm),
 }

@@ -1,4 +1,4 @@
-"""Tests of bnref.SyncBatchNorm and bnref.PooledBatchNorm: what several replicas share.
+"""Tests of SyncBatchNorm, PooledBatchNorm, ReplicaMeanBatchNorm: what several replicas share.
 
 Replicas are logical CPU devices of one other process, which runs every job of this file.
 """
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layers_under_test import (
     BETA,
+    CASES,
     CLIPPED,
     GAMMA,
     MEAN,
@@ -19,7 +20,9 @@ from layers_under_test import (
     assert_all_close,
     batch_of,
     on_replicas,
+    output_and_gradients,
     some_steps,
+    state,
 )
 
 from bnref import functional
@@ -52,6 +55,8 @@ def far(sizes):
 
 MASKS = [{"mask": some_steps((size, 2))} for size in UNEQUAL]
 MASKS[1] = {"mask": np.array([[False, False], [True, False]])}
+NO_STEP = [MASKS[0], {"mask": np.zeros((2, 2), bool)}, MASKS[2]]
+EMPTY = [6, 0, 8]
 JOBS = {
     "unequal": job(("SyncBatchNorm",), replicas_of(UNEQUAL)),
     "float64": job(("SyncBatchNorm",), replicas_of(UNEQUAL, "float64"), {"dtype": "float64"}),
@@ -65,7 +70,18 @@ JOBS = {
     "pooled, masked": job(
         ("PooledBatchNorm", "MaskedBatchNorm"), replicas_of(UNEQUAL), None, MASKS
     ),
+    "mean": job(("ReplicaMeanBatchNorm",), replicas_of(UNEQUAL)),
+    "sync, empty": job(("SyncBatchNorm",), replicas_of(EMPTY)),
+    "pooled, empty": job(("PooledBatchNorm",), replicas_of(EMPTY)),
+    "mean, empty": job(("ReplicaMeanBatchNorm",), replicas_of(EMPTY)),
+    "masked, empty": job(("SyncBatchNorm", "MaskedBatchNorm"), replicas_of(UNEQUAL), None, NO_STEP),
 }
+KEPT = ("BatchNorm", "CumulativeBatchNorm", "DebiasedBatchNorm", "GhostBatchNorm",
+        "LasagneBatchNorm", "MaskedBatchNorm", "DomainBatchNorm", "UntrackedBatchNorm",
+        "FrozenBatchNorm", "ExampleWeighingBatchNorm")  # fmt: skip
+for name in KEPT:
+    whose = [CASES[name].whose((size, 2, 3)) for size in EMPTY]
+    JOBS[f"{name}, empty"] = job((name,), replicas_of(EMPTY), CASES[name].options, whose)
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +195,15 @@ def test_pooled_masked_replicas_weigh_by_the_steps_that_are_there(ran):
 class Replica:
     """What `over_replicas` asks of the replica that it is called on."""
 
-    def __init__(self, posted):
+    def __init__(self, posted, index):
         self.posted, self.num_replicas_in_sync = posted, len(posted)
+        self.replica_id_in_sync_group = index
 
-    def all_gather(self, own, axis):
-        return tf.concat(self.posted, axis)
+    def all_reduce(self, how, own):
+        assert how == "sum"
+        others = [i for i in range(len(self.posted)) if i != self.replica_id_in_sync_group]
+        assert not tf.gather(own, others).numpy().any(), "it fills the row of another"
+        return tf.tensor_scatter_nd_add(own, np.reshape(others, (-1, 1)), self.posted[others])
 
 
 @given(
@@ -194,10 +214,11 @@ def test_the_moments_do_not_depend_on_how_the_examples_are_split_over_replicas(s
     random, scale = np.random.default_rng(seed), np.array([1.0, 10.0, 0.1])
     x = (random.normal(size=(sum(sizes), 3)) + [10**digits, -(10**digits), 0]) * scale
     own = [functional.moments(each) for each in np.split(x, np.cumsum(sizes)[:-1])]
-    posted = [tf.stack([tf.fill((3,), each.count), each.mean, each.variance])[None] for each in own]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tf.distribute, "get_replica_context", lambda: Replica(posted))
-        for each in own:
+    posted = np.array([[np.full(3, each.count), each.mean, each.variance] for each in own])
+    for index, each in enumerate(own):
+        with pytest.MonkeyPatch.context() as patch:
+            replica = Replica(posted, index)
+            patch.setattr(tf.distribute, "get_replica_context", lambda r=replica: r)
             mean, variance, count, *_ = functional.over_replicas(each)
             np.testing.assert_allclose(mean, np.mean(x, 0), rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(variance, np.var(x, 0), rtol=1e-9, atol=1e-18)
@@ -209,3 +230,71 @@ def test_with_one_replica_and_outside_of_any_the_moments_are_passed_through(batc
     assert functional.over_replicas(moments) is moments
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         assert functional.over_replicas(moments) is moments
+
+
+def test_the_mean_of_the_replicas_weighs_them_alike_and_leaves_out_what_lies_between(ran):
+    job, (results, states) = JOBS["mean"], ran["mean"]
+    own = [reference.moments(x) for x in job.batches]
+    for own_state in states:
+        for k, (name, start) in enumerate([("moving_mean", MEAN), ("moving_variance", VARIANCE)]):
+            wanted = 0.6 * np.array(start) + 0.4 * np.mean([each[k] for each in own], 0)
+            np.testing.assert_allclose(own_state[name], wanted, rtol=1e-5)
+            np.testing.assert_array_equal(own_state[name], states[0][name])
+    for own, x in zip(results, job.batches, strict=True):
+        y = reference.batch_norm(x, GAMMA, BETA, epsilon=EPSILON)
+        np.testing.assert_allclose(own[0], y, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["sync, empty", "pooled, empty", "masked, empty"])
+def test_a_replica_without_an_example_weighs_nothing_among_the_others(ran, name):
+    """Its outputs and gradients have no example either, and its state is that of the others."""
+    job, (results, states) = JOBS[name], ran[name]
+    masks = [each.get("mask", np.ones(len(x), bool)) for each, x in zip(job.whose, job.batches)]  # noqa: B905
+    kept = [x[mask] for x, mask in zip(job.batches, masks, strict=True)]
+    dys = [dy[mask] for dy, mask in zip(job.gradients, masks, strict=True)]
+    assert [len(each) for each in kept][1] == 0
+    assert_population_is_of(states, np.concatenate([kept[0], kept[2]]))
+    assert all(np.isfinite(each).all() for own in results for each in own)
+    assert [len(own[0]) for own in results] == [len(x) for x in job.batches]
+    assert not np.any(results[1][2]) and not np.any(results[1][3]), "no part in dγ and dβ"
+    if name == "pooled, empty":
+        return
+    filled = [kept[0], kept[2]]
+    outputs = reference.synchronized(filled, GAMMA, BETA, epsilon=EPSILON)
+    gradients = reference.synchronized_gradient(
+        [dys[0], dys[2]], filled, np.array(GAMMA), epsilon=EPSILON
+    )
+    for i, wanted_y, (wanted_dx, *sums) in zip((0, 2), outputs, gradients, strict=True):
+        y, dx, *own_sums = results[i]
+        actual = [y[masks[i]], dx[masks[i]], *own_sums]
+        assert_all_close(actual, [wanted_y, wanted_dx, *sums], rtol=2e-4, atol=2e-4)
+
+
+def test_the_mean_of_the_replicas_leaves_out_one_without_an_example(ran):
+    job, (_, states) = JOBS["mean, empty"], ran["mean, empty"]
+    own = [reference.moments(job.batches[i]) for i in (0, 2)]
+    for own_state in states:
+        mean, variance = (np.mean(each, 0) for each in zip(*own, strict=True))
+        np.testing.assert_allclose(
+            own_state["moving_mean"], 0.6 * np.array(MEAN) + 0.4 * mean, 1e-5
+        )
+        np.testing.assert_allclose(
+            own_state["moving_variance"], 0.6 * np.array(VARIANCE) + 0.4 * variance, 1e-5
+        )
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_replica_without_an_example_remembers_nothing_and_the_others_as_ever(ran, name):
+    results, states = ran[f"{name}, empty"]
+    fresh = state(CASES[name].make())
+    for variable, value in states[1].items():
+        np.testing.assert_array_equal(value, fresh[variable], err_msg=variable)
+    assert results[1][0].shape == results[1][1].shape == (0, 2, 3)
+    assert all(np.isfinite(each).all() for own in results for each in own)
+    for i in (0, 2):
+        alone = CASES[name].make()
+        _, _, batches, gradients, whose = JOBS[f"{name}, empty"]
+        wanted = output_and_gradients(alone, batches[i], gradients[i], **whose[i])
+        assert_all_close(results[i], wanted)
+        for variable, value in state(alone).items():
+            np.testing.assert_allclose(states[i][variable], value, rtol=1e-5, err_msg=variable)

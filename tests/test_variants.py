@@ -31,8 +31,20 @@ from bnref import layers
 
 # What these layers do in training is what they do at inference, or the other way round.
 ONE_BEHAVIOUR = {"FrozenBatchNorm", "UntrackedBatchNorm"}
+
+
 # What is remembered, or used, is that of all replicas together.
-GLOBAL = {"PooledBatchNorm", "SyncBatchNorm"}
+def together(batches):
+    return reference.moments(np.concatenate(batches))
+
+
+def averaged(batches):
+    return np.mean([reference.moments(x) for x in batches], 0)
+
+
+GLOBAL = {
+    "PooledBatchNorm": together, "ReplicaMeanBatchNorm": averaged, "SyncBatchNorm": together
+}  # fmt: skip
 BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 
 
@@ -219,7 +231,7 @@ def test_on_two_replicas_each_has_its_own_batch_and_state_or_the_global_one(
         assert_all_close(results[i], expected, rtol=1e-4, atol=1e-4)
         wanted = state(alone)
         if name in GLOBAL:
-            batch = reference.moments(np.concatenate(job.batches))
+            batch = GLOBAL[name](job.batches)
             for variable, start, value in zip(
                 ("moving_mean", "moving_variance"), (MEAN, VARIANCE), batch, strict=True
             ):

@@ -13,15 +13,17 @@ from bnref.functional.batch import (
     moments_of_examples,
     moments_of_parts,
 )
+from bnref.functional.context import remembered
 from bnref.functional.domains import checked_domain, moments_of_domains
 from bnref.functional.normalizing import normalize
-from bnref.functional.replicas import over_replicas
+from bnref.functional.replicas import mean_over_replicas, over_replicas
 from bnref.functional.shapes import over_positions
 
 __all__ = [
     "Moments",
     "checked_domain",
     "masked_moments",
+    "mean_over_replicas",
     "moments",
     "moments_of_domains",
     "moments_of_examples",
@@ -29,4 +31,5 @@ __all__ = [
     "normalize",
     "over_positions",
     "over_replicas",
+    "remembered",
 ]

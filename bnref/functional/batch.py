@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from bnref.functional.context import or_zero, other_replicas
 from bnref.functional.shapes import by_example, over_positions, rows
 
 __all__ = [
@@ -65,6 +66,8 @@ def moments(x):
     -------
     Moments
         Its mean and variance have shape (C,), float64 for float64 inputs and float32 otherwise.
+        On one of several replicas a batch without an example has the count, mean and variance 0,
+        so that it weighs nothing among the others.
 
     Raises
     ------
@@ -79,8 +82,8 @@ def moments(x):
     """
     values = rows(x)
     count = tf.cast(tf.shape(values)[0], values.dtype)
-    mean = tf.reduce_mean(values, 0)
-    variance = tf.reduce_mean(tf.math.squared_difference(values, mean), 0)
+    mean = or_zero(tf.reduce_mean(values, 0), count)
+    variance = or_zero(tf.reduce_mean(tf.math.squared_difference(values, mean), 0), count)
     return Moments(mean, variance, count, lambda sums: sums / count)
 
 
@@ -165,15 +168,18 @@ def masked_moments(x, mask):
     ValueError
         `mask` is not boolean or has another shape.
     tf.errors.InvalidArgumentError
-        `mask` is false everywhere, or has another shape, which only a run can tell.
+        `mask` is false everywhere and there is no other replica, or has another shape, which only
+        a run can tell.
     """
     values = rows(x)
     read = tf.reshape(over_positions(mask, x), (-1, 1))
     count = tf.reduce_sum(tf.cast(read, values.dtype))
-    told = tf.debugging.assert_positive(count, "mask must be true for at least one step")
-    with tf.control_dependencies([told] if told is not None else []):
-        count = tf.identity(count)
+    if not other_replicas():
+        told = tf.debugging.assert_positive(count, "mask must be true for at least one step")
+        with tf.control_dependencies([told] if told is not None else []):
+            count = tf.identity(count)
     # Selected, not multiplied: what is not read may be NaN.
-    mean = tf.reduce_sum(tf.where(read, values, 0), 0) / count
+    mean = or_zero(tf.reduce_sum(tf.where(read, values, 0), 0) / count, count)
     squares = tf.where(read, tf.math.squared_difference(values, mean), 0)
-    return Moments(mean, tf.reduce_sum(squares, 0) / count, count, lambda sums: sums / count)
+    variance = or_zero(tf.reduce_sum(squares, 0) / count, count)
+    return Moments(mean, variance, count, lambda sums: sums / count)

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from bnref.functional.context import other_replicas
+
 __all__ = ["over_positions"]
 
 
@@ -12,8 +14,10 @@ def rows(x):
 
 
 def not_empty(x):
-    """``x``, checked to hold at least one example."""
+    """``x``, checked to hold at least one example, unless other replicas may hold some."""
     x = _checked(x)
+    if other_replicas():
+        return x
     if x.shape.num_elements() == 0:
         raise ValueError(f"x must hold at least one example; received shape {x.shape}")
     if x.shape.num_elements() is not None:

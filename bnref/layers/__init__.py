@@ -11,6 +11,7 @@ from bnref.layers.ghost_batch_norm import GhostBatchNorm
 from bnref.layers.lasagne_batch_norm import LasagneBatchNorm
 from bnref.layers.masked_batch_norm import MaskedBatchNorm
 from bnref.layers.pooled_batch_norm import PooledBatchNorm
+from bnref.layers.replica_mean_batch_norm import ReplicaMeanBatchNorm
 from bnref.layers.sync_batch_norm import SyncBatchNorm
 from bnref.layers.untracked_batch_norm import UntrackedBatchNorm
 
@@ -26,6 +27,7 @@ __all__ = [
     "LasagneBatchNorm",
     "MaskedBatchNorm",
     "PooledBatchNorm",
+    "ReplicaMeanBatchNorm",
     "SyncBatchNorm",
     "UntrackedBatchNorm",
 ]

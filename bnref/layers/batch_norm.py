@@ -129,8 +129,10 @@ class BatchNorm(keras.layers.Layer):
     def remember(self, moments, *, weight):
         """Give the batch's moments the weight ``weight``: P ← (1 − weight) · P + weight · B.
 
-        Where the batch was normalized in parts, B is the mean over the parts.
+        Where the batch was normalized in parts, B is the mean over the parts. Nothing is remembered
+        of a batch without an example, which one of several replicas may get.
         """
+        weight = functional.remembered(moments, weight, 0)
         for population, batch in (
             (self.moving_mean, moments.mean),
             (self.moving_variance, moments.variance),

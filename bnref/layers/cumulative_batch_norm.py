@@ -2,6 +2,7 @@
 
 import keras
 
+from bnref import functional
 from bnref.layers.batch_norm import BatchNorm
 from bnref.population import cumulative_weight
 
@@ -37,5 +38,5 @@ class CumulativeBatchNorm(BatchNorm):
 
     def update_population(self, moments):
         """Remembered how? The mean of all batches so far."""
-        self.updates.assign_add(1)
+        self.updates.assign_add(functional.remembered(moments, 1, 0))
         self.remember(moments, weight=cumulative_weight(self.updates.value))

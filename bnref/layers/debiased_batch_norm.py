@@ -2,6 +2,7 @@
 
 import keras
 
+from bnref import functional
 from bnref.layers.batch_norm import BatchNorm
 from bnref.population import debiased_weight
 
@@ -39,6 +40,6 @@ class DebiasedBatchNorm(BatchNorm):
 
     def update_population(self, moments):
         """Remembered how? An exponential average divided by the weight it has gathered."""
-        self.updates.assign_add(1)
+        self.updates.assign_add(functional.remembered(moments, 1, 0))
         weight = debiased_weight(self.updates.value, momentum=self.momentum)
         self.remember(moments, weight=weight)

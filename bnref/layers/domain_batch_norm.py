@@ -55,11 +55,6 @@ class DomainBatchNorm(BatchNorm):
         """Whose statistics? The examples of the same domain in this replica's batch."""
         return functional.moments_of_domains(x, domain, self.domains)
 
-    def update_population(self, moments):
-        """Remembered how? An exponential average for each domain, of its batches alone."""
-        present = tf.cast(moments.count > 0, moments.mean.dtype)
-        self.remember(moments, weight=(1 - self.momentum) * present)
-
     def population_moments(self, domain):
         """The population of each example's domain."""
         part = functional.checked_domain(domain, self.domains)

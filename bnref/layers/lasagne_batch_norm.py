@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from bnref import functional
 from bnref.layers.batch_norm import BatchNorm
 
 __all__ = ["LasagneBatchNorm"]
@@ -41,4 +42,5 @@ class LasagneBatchNorm(BatchNorm):
         new = tf.math.rsqrt(moments.variance + self.epsilon)
         inverse = self.momentum * old + (1 - self.momentum) * new
         super().update_population(moments)
-        self.moving_variance.assign(1 / tf.square(inverse) - self.epsilon)
+        variance = 1 / tf.square(inverse) - self.epsilon
+        self.moving_variance.assign(functional.remembered(moments, variance, self.moving_variance))

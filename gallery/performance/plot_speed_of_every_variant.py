@@ -34,6 +34,7 @@ NEAREST = {  # ours, Keras's, and the aim for the ratio where there is a counter
     "BatchNorm": (bnref.BatchNorm, KERAS, 0.7),
     "SyncBatchNorm": (bnref.SyncBatchNorm, partial(KERAS, synchronized=True), 0.8),
     "PooledBatchNorm": (bnref.PooledBatchNorm, KERAS, 0.8),
+    "ReplicaMeanBatchNorm": (bnref.ReplicaMeanBatchNorm, KERAS, 0.8),
     "DebiasedBatchNorm": (bnref.DebiasedBatchNorm, KERAS, 0.8),
     "CumulativeBatchNorm": (bnref.CumulativeBatchNorm, KERAS, 0.8),
     "LasagneBatchNorm": (partial(bnref.LasagneBatchNorm, epsilon=1e-3), KERAS, 0.8),
