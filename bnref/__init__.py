@@ -13,6 +13,7 @@ from bnref import (
     population,
     records,
     training,
+    workers,
 )
 from bnref.layers import (
     BatchNorm,
@@ -59,4 +60,5 @@ __all__ = [
     "population",
     "records",
     "training",
+    "workers",
 ]

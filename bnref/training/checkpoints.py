@@ -1,0 +1,165 @@
+"""Checkpoints of a training run: all that it needs to go on as if nothing had happened."""
+
+import json
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import tensorflow as tf
+
+from bnref.training.sharing import check_whole
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints:
+    """Where `train` keeps its state, and how often.
+
+    A checkpoint holds the model's variables (weights, population statistics, the random state of
+    dropout), the optimizer's, the step and the history so far; the order of the data follows from
+    seed and step. Of several replicas it holds the first's population, which all take over when it
+    is written, so that a run that is resumed goes on like one that was not interrupted. It is
+    TensorFlow's own format, with a checksum of every tensor; the first worker writes it, and all
+    must see the folder.
+
+    Parameters
+    ----------
+    folder : path
+        Made if need be.
+    every : int, ≥ 1
+        Steps between two checkpoints; the last step has one too.
+    keep : int, ≥ 1
+        How many there are at a time; with 2 or more a spoilt one costs `every` steps.
+
+    Raises
+    ------
+    ValueError
+        `every` or `keep` below 1, or `folder` is a file.
+    """
+
+    def __init__(self, folder, *, every=100, keep=2):
+        check_whole(every=every, keep=keep)
+        self.folder, self.every, self.keep = Path(folder), every, keep
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"folder must be a folder, or not exist yet; {self.folder} is a file")
+
+    def steps(self):
+        """The steps of the checkpoints in the folder, rising; those that are spoilt too."""
+        found = (re.fullmatch(r"step-(\d+)\.index", p.name) for p in self.folder.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def restore(self, model, optimizer, *, told):
+        """Put the newest sound checkpoint into the variables; return its step and history.
+
+        Nothing is touched, and 0 and [] returned, if there is none. One that cannot be read is
+        warned of, and the one before it used.
+
+        Raises
+        ------
+        ValueError
+            It is of another model or optimizer, or of a run that was told something else.
+        OSError
+            There are checkpoints, and none can be read.
+        """
+        state, progress = _state(model, optimizer)
+        for step in reversed(self.steps()):
+            path = str(self.folder / f"step-{step}")
+            try:
+                tensors = _read(path)
+            except Exception as error:  # whatever the reader makes of a spoilt file
+                warnings.warn(
+                    f"the checkpoint {path} cannot be read ({_reason(error)}); the one before it "
+                    "is used",
+                    stacklevel=3,
+                )
+                continue
+            _check_same(path, tensors, state, told)
+            state.restore(path).assert_existing_objects_matched().expect_partial()
+            return step, json.loads(progress.text)["rows"]
+        if self.steps():
+            raise OSError(
+                f"no checkpoint in {self.folder} can be read; delete the folder to begin anew"
+            )
+        return 0, []
+
+    def write(self, model, optimizer, *, step, rows, told):
+        """Write one; if that fails, the ones before it stay as they are.
+
+        Raises
+        ------
+        OSError
+            It could not be written, for want of space for instance.
+        """
+        state, progress = _state(model, optimizer)
+        progress.text = json.dumps({"rows": rows, "told": told})
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            manager = tf.train.CheckpointManager(
+                state, str(self.folder), max_to_keep=self.keep, checkpoint_name="step"
+            )
+            manager.save(checkpoint_number=step)
+        except (tf.errors.OpError, OSError) as error:
+            # What was written of it would keep the room that is wanting.
+            shutil.rmtree(self.folder / f"step-{step}_temp", ignore_errors=True)
+            for part in self.folder.glob(f"step-{step}.*"):
+                part.unlink(missing_ok=True)
+            kept = (
+                f"the last one is of step {max(self.steps())}" if self.steps() else "there is none"
+            )
+            raise OSError(
+                f"the checkpoint of step {step} could not be written to {self.folder}: "
+                f"{_reason(error)}; {kept}"
+            ) from error
+
+
+class _Progress(tf.train.experimental.PythonState):
+    """What is no variable, as text."""
+
+    text = "{}"
+
+    def serialize(self):
+        return self.text
+
+    def deserialize(self, string_value):
+        self.text = tf.compat.as_text(string_value)
+
+
+def _reason(error):
+    """The first line of TensorFlow's message, without the names of its nodes."""
+    return re.sub(r"\{\{.*?\}\} ", "", str(error).splitlines()[0])
+
+
+def _state(model, optimizer):
+    progress = _Progress()
+    variables = {
+        name: [each.value for each in owner.variables]
+        for name, owner in (("model", model), ("optimizer", optimizer))
+    }
+    return tf.train.Checkpoint(**variables, progress=progress), progress
+
+
+def _read(path):
+    """Every tensor of a checkpoint by its name, by which its checksum is looked at."""
+    reader = tf.train.load_checkpoint(path)
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def _check_same(path, tensors, state, told):
+    """Refuse to go on from another model's checkpoint, or with other data."""
+    for name in ("model", "optimizer"):
+        shapes = [list(each.shape) for each in getattr(state, name)]
+        key = "{}/{}/.ATTRIBUTES/VARIABLE_VALUE".format
+        found = [tensors[key(name, i)] for i in range(len(tensors)) if key(name, i) in tensors]
+        if shapes != [list(each.shape) for each in found]:
+            raise ValueError(
+                f"{name} must have the variables of the checkpoint {path}, {len(found)} in number; "
+                f"received one with {len(shapes)}, or with others"
+            )
+    before = json.loads(tensors["progress/.ATTRIBUTES/py_state"])["told"]
+    for name, value in told.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"{name} must be {before.get(name)!r}, as in the run whose checkpoint is {path}; "
+                f"received {value!r}"
+            )

@@ -1,0 +1,96 @@
+"""Evaluation by the population that is saved, on one replica or on many."""
+
+import weakref
+
+import numpy as np
+import tensorflow as tf
+
+from bnref.training.sharing import check_data, check_whole, shared
+
+__all__ = ["agree", "evaluate"]
+
+_COMPILED = weakref.WeakKeyDictionary()
+
+
+def evaluate(model, x, y, *, batch_size=500):
+    """Mean softmax cross-entropy and accuracy at inference, every example counted once.
+
+    On several replicas each takes its share of every batch, and all use the same population: the
+    first replica's, which is the one that is saved (see `agree`).
+
+    Parameters
+    ----------
+    model : keras.Model
+        From `x` to logits, shape (N, classes).
+    x, y : array, shapes (N, ...) and (N,)
+    batch_size : int
+        How many are passed at a time, over all replicas; it does not change the result.
+
+    Returns
+    -------
+    loss, accuracy : float
+        The same whatever the number of replicas and workers, but for rounding.
+    """
+    check_whole(batch_size=batch_size)
+    check_data(x, y, batch_size=min(batch_size, len(x)))
+    strategy, totals = model.distribute_strategy, np.zeros(2)
+    agree(model)
+    run = _compiled(model)["sums"] if strategy.num_replicas_in_sync > 1 else _sums_of(model)
+    for i in range(0, len(x), batch_size):
+        shares = shared(strategy, x[i : i + batch_size], y[i : i + batch_size])
+        totals += strategy.reduce("sum", run(*shares), axis=None)
+    loss, accuracy = totals / len(x)
+    return float(loss), float(accuracy)
+
+
+def agree(model):
+    """Give every replica the first replica's population, and what else is not trained.
+
+    Where each replica remembers its own batches, as with `bnref.layers.BatchNorm`, their
+    populations differ, and the first's is what is read and saved. After this it is the one all
+    infer by. `evaluate` calls it, and `train` before a checkpoint. One collective.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Nothing is done where it has one replica.
+    """
+    if model.distribute_strategy.num_replicas_in_sync > 1 and model.non_trainable_variables:
+        _compiled(model)["agree"]()
+
+
+def _compiled(model):
+    """Both functions, traced once a model; they do not keep it alive."""
+    if model not in _COMPILED:
+        strategy, known = model.distribute_strategy, weakref.proxy(model)
+        each = tf.function(_sums_of(known), reduce_retracing=True)
+        _COMPILED[model] = {
+            "sums": tf.function(lambda *shares: strategy.run(each, shares), reduce_retracing=True),
+            "agree": tf.function(lambda: strategy.run(_take_over_the_firsts, (known,))),
+        }
+    return _COMPILED[model]
+
+
+def _sums_of(model):
+    """A function of a share: the sums of its losses and of its right answers."""
+
+    def sums(x, y):
+        logits, y = model(x, training=False), tf.cast(y, tf.int64)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float32))
+        right = tf.argmax(logits, -1) == y
+        return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, right)])
+
+    return sums
+
+
+def _take_over_the_firsts(model):
+    """On each replica: a sum to which only the first replica adds its values."""
+    replica = tf.distribute.get_replica_context()
+    variables = [each for each in model.non_trainable_variables if each.dtype != "string"]
+    # float64 holds every float32 and every 32-bit whole number as it is.
+    values = [tf.reshape(tf.cast(each.value, tf.float64), (-1,)) for each in variables]
+    own = tf.concat(values, 0)
+    first = replica.replica_id_in_sync_group == 0
+    firsts = replica.all_reduce("sum", tf.where(first, own, tf.zeros_like(own)))
+    for variable, part in zip(variables, tf.split(firsts, [len(v) for v in values]), strict=True):
+        variable.assign(tf.cast(tf.reshape(part, variable.shape), variable.dtype))

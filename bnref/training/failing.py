@@ -1,0 +1,87 @@
+"""What goes wrong while several replicas train, said so that it can be mended."""
+
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+
+from bnref import workers
+
+__all__ = ["explained", "total"]
+
+# What TensorFlow raises on a worker when another is gone, by who notices and how.
+_LOST = (
+    tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError, tf.errors.InternalError, tf.errors.UnavailableError,
+    tf.errors.UnknownError,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def explained(step, checkpoints):
+    """Say that another worker has stopped, and how to go on, where TensorFlow's error means that.
+
+    Raises
+    ------
+    RuntimeError
+        Within some 10 seconds, TensorFlow's heartbeat, of the other's end.
+    """
+    try:
+        yield
+    except _LOST as error:
+        own = workers.task()
+        if len(own.addresses) == 1:
+            raise
+        kept = checkpoints and checkpoints.steps()
+        onward = f"it goes on from step {kept[-1]}" if kept else "it begins anew: no checkpoint"
+        raise RuntimeError(
+            f"worker {own.index} of {len(own.addresses)} stopped at step {step}, because another "
+            f"worker has stopped or cannot be reached. Start all again with the same command; "
+            f"{onward}. TensorFlow said: {_sentence(error)}"
+        ) from error
+
+
+def total(strategy, losses, *, step, raises):
+    """The loss of the last step over all replicas; NaN before the first.
+
+    Parameters
+    ----------
+    losses : list
+        The replicas' shares in the steps up to ``step`` that nobody has looked at yet.
+    raises : bool
+        Whether a loss that is not finite is an error.
+
+    Raises
+    ------
+    FloatingPointError
+        Names the step and the replica where it was so first.
+    """
+    if not losses:
+        return np.nan
+    last = float(strategy.reduce("sum", losses[-1], axis=None))
+    if np.isfinite(last) or not raises:
+        return last
+    values = [float(strategy.reduce("sum", shares, axis=None)) for shares in losses]
+    first = int(np.argmin(np.isfinite(values)))
+    value, number, shares = values[first], step - len(losses) + 1 + first, losses[first]
+    marks = tf.function(lambda: strategy.run(_marked, (shares,)))()
+    marks = strategy.reduce("sum", marks, axis=None)
+    names = " and ".join(f"{i}" for i, mark in enumerate(np.array(marks)) if mark)
+    raise FloatingPointError(
+        f"the loss is {value} at step {number}, on replica {names} of {len(marks)} (from 0); the "
+        "weights are spoilt since. Look at that replica's data, lower the learning rate, or keep "
+        "such losses with nonfinite='keep'"
+    )
+
+
+def _marked(share):
+    """One row of zeros a replica, with a 1 at its own place if its share is not finite."""
+    replica = tf.distribute.get_replica_context()
+    own = tf.range(replica.num_replicas_in_sync) == replica.replica_id_in_sync_group
+    return tf.cast(own & ~tf.math.is_finite(share), tf.float32)
+
+
+def _sentence(error):
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "Collective ops" in line or "heartbeat" in line]
+    return (told or lines or [type(error).__name__])[0]

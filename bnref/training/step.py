@@ -1,0 +1,123 @@
+"""One step of training on a global batch: the same code for one replica and for many."""
+
+import keras
+import tensorflow as tf
+
+from bnref.training.sharing import check_whole, cut, shared
+
+__all__ = ["compiled_step"]
+
+
+def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=False):
+    r"""One step of training as a function of a global batch, for loops that `train` does not fit.
+
+    Every replica takes the gradient of its share of the mean loss over the global batch,
+
+    .. math:: L = \sum_i \Bigl(\frac1N \sum_{j \in i} \ell_j + \frac{\Omega}{R}\Bigr),
+
+    with N the examples of all R replicas together and Ω the model's own losses (``model.losses``),
+    and the optimizer adds the R gradients up. So the step is that of one device with the whole
+    batch, even where the replicas' shares are unequal or empty, as far as the layers allow: batch
+    norm does if it is `bnref.layers.SyncBatchNorm`.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Built in the scope of its strategy, which the step takes over; one device without one.
+    optimizer : keras.optimizers.Optimizer
+        Made in the same scope; built here for the model's variables. With
+        ``keras.optimizers.LossScaleOptimizer`` the loss is scaled, as float16 needs.
+    loss : callable (y, output) -> losses, optional
+        One loss an example (an array for each is averaged). Sparse softmax cross-entropy on logits
+        unless given.
+    accumulate : int, ≥ 1
+        The global batch is cut into so many parts, one after the other, whose gradients are added
+        up before the weights move: memory for a part, not for the whole. Batch norm sees the
+        parts: it normalizes by the statistics of each and remembers each, so that the step is not
+        that of the whole batch, whichever layer is used.
+    jit_compile : bool
+        Compile by XLA. On one replica only, and XLA leaves the checks of the layers out.
+
+    Returns
+    -------
+    callable (x, y) -> scalar tensor
+        Takes the arrays of a global batch of any size; every worker gives the same and uses its
+        share. Moves the weights once, and the populations `accumulate` times; returns the mean loss
+        before. Its attribute ``on_replicas`` does the same and returns the replicas' shares of the
+        loss, which need no collective.
+
+    Raises
+    ------
+    ValueError
+        `accumulate` below 1, `jit_compile` on several replicas, an optimizer made outside of the
+        strategy's scope; when called, a loss that is one number where there are several replicas,
+        or fewer examples than `accumulate`.
+    """
+    strategy = model.distribute_strategy
+    check_whole(accumulate=accumulate)
+    _check(optimizer, jit_compile, strategy)
+    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    with strategy.scope():
+        optimizer.build(model.trainable_variables)
+
+    def on_replica(parts, examples):
+        value, gradients = 0.0, []
+        for x, y in parts:
+            with tf.GradientTape() as tape:
+                share = _share_of_loss(model, loss, x, y, examples)
+                if model.losses:
+                    own = tf.add_n([tf.cast(each, tf.float32) for each in model.losses])
+                    share += own / (strategy.num_replicas_in_sync * accumulate)
+                scaled = optimizer.scale_loss(share)
+            gradients.append(tape.gradient(scaled, [v.value for v in model.trainable_variables]))
+            value += share
+        optimizer.apply(list(map(_sum, *gradients)), model.trainable_variables)
+        return value
+
+    @tf.function(reduce_retracing=True, jit_compile=jit_compile or None)
+    def run(parts, examples):
+        return strategy.run(on_replica, (parts, examples))
+
+    def on_replicas(x, y):
+        parts = [shared(strategy, *part) for part in cut(x, y, parts=accumulate)]
+        return run(parts, tf.constant(len(x), tf.float32))
+
+    def step(x, y):
+        return strategy.reduce("sum", on_replicas(x, y), axis=None)
+
+    step.on_replicas = on_replicas
+    return step
+
+
+def _share_of_loss(model, loss, x, y, examples):
+    """The replica's Σ ℓ / N: the shares add up to the mean over the global batch."""
+    losses = tf.cast(loss(y, model(x, training=True)), tf.float32)
+    if losses.shape.rank:
+        return tf.reduce_sum(tf.reduce_mean(losses, range(1, losses.shape.rank))) / examples
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "loss must give one number an example, because the replicas' shares can differ in size;"
+            " received one number for all: make it with reduction=None"
+        )
+    return losses * tf.cast(tf.shape(x)[0], losses.dtype) / examples
+
+
+def _sum(*gradients):
+    """Their sum; None, the gradient of a weight that is not used, if all are."""
+    found = [each for each in gradients if each is not None]
+    return tf.add_n(found) if len(found) > 1 else next(iter(found), None)
+
+
+def _check(optimizer, jit_compile, strategy):
+    replicas = strategy.num_replicas_in_sync
+    if jit_compile and replicas > 1:
+        raise ValueError(
+            "jit_compile must be False with several replicas, as XLA cannot read other devices' "
+            f"variables; received {jit_compile!r} with {replicas} replicas"
+        )
+    of = getattr(optimizer.iterations.value, "distribute_strategy", None)
+    if replicas > 1 and of is not strategy:
+        raise ValueError(
+            "optimizer must be made in the scope of the model's strategy; received "
+            f"{type(optimizer).__name__} made outside of it"
+        )

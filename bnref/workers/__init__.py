@@ -1,0 +1,16 @@
+"""Processes that train together: starting them on one machine, and waiting until all are there.
+
+A worker knows the others from the environment variable ``TF_CONFIG``, as TensorFlow reads it::
+
+    {"cluster": {"worker": ["host-a:12345", "host-b:12345"]},
+     "task": {"type": "worker", "index": 0}}
+
+On one machine ``python -m bnref.workers 2 train.py`` starts two processes of it; on several, run
+``python -m bnref.workers --hosts host-a:12345,host-b:12345 --index 0 train.py`` on each with its
+index. Where a scheduler sets ``TF_CONFIG`` itself, run the script alone.
+"""
+
+from bnref.workers.meeting import Task, meet, task
+from bnref.workers.starting import start
+
+__all__ = ["Task", "meet", "start", "task"]

@@ -1,0 +1,153 @@
+"""Who the other workers are, and a wait for them that ends."""
+
+import json
+import os
+import socket
+import time
+from typing import NamedTuple
+
+__all__ = ["Task", "meet", "task"]
+
+_PAUSE = 0.05
+
+
+class Task(NamedTuple):
+    """Which worker this process is, and where all are.
+
+    Attributes
+    ----------
+    index : int
+        0 for the first, which writes checkpoints.
+    addresses : tuple of str
+        ``host:port`` of every worker.
+    """
+
+    index: int
+    addresses: tuple[str, ...]
+
+
+def task():
+    """Return this process's place among the workers, as ``TF_CONFIG`` says it.
+
+    Returns
+    -------
+    Task
+        With one address if ``TF_CONFIG`` is unset or empty, or names no other worker.
+
+    Raises
+    ------
+    ValueError
+        ``TF_CONFIG`` is no JSON, has another job than "worker" or "chief", an address without a
+        port, or a task that is not in its cluster.
+    """
+    text = os.environ.get("TF_CONFIG") or "{}"
+    try:
+        config = json.loads(text)
+        cluster, own = config.get("cluster") or {}, config.get("task") or {}
+        place, jobs = (own.get("type", "worker"), int(own.get("index", 0))), ("chief", "worker")
+        places = [(job, i) for job in jobs for i in range(len(cluster.get(job, ())))]
+        addresses = tuple(cluster[job][i] for job, i in places)
+        if unknown := sorted(set(cluster) - set(jobs)):
+            raise ValueError(f"its cluster has the job {unknown[0]!r}; accepted are {jobs}")
+        if wrong := [each for each in addresses if not each.rpartition(":")[2].isdecimal()]:
+            raise ValueError(f"the address {wrong[0]!r} has no port")
+        if places and place not in places:
+            raise ValueError(f"its task {place} is not one of {places}")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"TF_CONFIG cannot be used: {error}; received {text!r}") from error
+    return Task(places.index(place), addresses) if places else Task(0, ("localhost:0",))
+
+
+def meet(*, timeout=60.0):
+    """Wait until every worker has started; TensorFlow itself would wait for ever.
+
+    The first worker listens at its address until all others have called it, and then lets all go
+    on. Called by `bnref.training.strategy`, before TensorFlow takes the addresses over.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds to wait, counted from this worker's start.
+
+    Raises
+    ------
+    OSError
+        This worker's port is taken.
+    TimeoutError
+        Some workers are missing; the message says which.
+    """
+    own = task()
+    if len(own.addresses) == 1:
+        return
+    ends = time.monotonic() + timeout
+    with _listening(own) as listener:
+        if own.index == 0:
+            _gather(listener, own, ends, timeout)
+    if own.index:
+        _report(own, ends, timeout)
+
+
+def _listening(own):
+    """A socket at this worker's own address, as a test that it is free."""
+    port = int(own.addresses[own.index].rpartition(":")[2])
+    try:
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"worker {own.index} cannot listen at port {port}, which TF_CONFIG gives it: "
+            f"{os.strerror(error.errno)}. Another program has it, or the last run still goes on",
+        ) from error
+
+
+def _gather(listener, own, ends, timeout):
+    """The first worker: wait for a call of each other, then answer all of them."""
+    calls = {}
+    try:
+        while len(calls) < len(own.addresses) - 1:
+            listener.settimeout(max(ends - time.monotonic(), 0.001))
+            try:
+                call, _ = listener.accept()
+                call.settimeout(max(ends - time.monotonic(), 0.001))
+                calls[int(call.makefile().readline())] = call
+            except TimeoutError:
+                missing = sorted(set(range(1, len(own.addresses))) - set(calls))
+                for call in calls.values():
+                    call.sendall(json.dumps(missing).encode() + b"\n")
+                raise TimeoutError(_missing(own, missing, timeout)) from None
+            except ValueError:  # some other program's call
+                call.close()
+        for call in calls.values():
+            call.sendall(b"[]\n")
+            call.makefile().readline()  # until it is closed there, so that the port is free here
+    finally:
+        for call in calls.values():
+            call.close()
+
+
+def _report(own, ends, timeout):
+    """Another worker: call the first until it listens, and wait for its answer."""
+    host, _, port = own.addresses[0].rpartition(":")
+    while time.monotonic() < ends:
+        try:
+            with socket.create_connection((host, int(port)), timeout=1) as call:
+                call.settimeout(max(ends + 5 - time.monotonic(), 0.001))  # it says who is missing
+                call.sendall(f"{own.index}\n".encode())
+                answer = call.makefile().readline()
+            missing = json.loads(answer)
+        except (OSError, ValueError):
+            time.sleep(_PAUSE)
+            continue
+        if missing:
+            raise TimeoutError(_missing(own, missing, timeout))
+        return
+    raise TimeoutError(_missing(own, [0], timeout))
+
+
+def _missing(own, missing, timeout):
+    names = ", ".join(f"worker {i} ({own.addresses[i]})" for i in missing)
+    return (
+        f"worker {own.index} of {len(own.addresses)} waited {timeout:g} s, and did not hear from "
+        f"{names}. Start every worker with the same cluster in TF_CONFIG, or wait longer with "
+        "strategy(timeout=...)"
+    )

@@ -1,0 +1,104 @@
+"""Several workers on one machine, started and ended together."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+
+__all__ = ["start"]
+
+# Below the range from which systems take ports for outgoing connections.
+_PORTS = range(20000, 32000)
+_PAUSE = 0.05
+
+
+def start(script, count, *arguments, timeout=None, grace=30.0, environment=None):
+    """Run a script as several workers on this machine, and wait for them.
+
+    Each is a process of this Python with a ``TF_CONFIG`` that names all of them at 127.0.0.1. What
+    they print comes through. None is left behind, whatever happens here.
+
+    Parameters
+    ----------
+    script : path
+    count : int, ≥ 1
+        How many workers.
+    *arguments : str
+        The script's own.
+    timeout : float, optional
+        Seconds after which all are ended; without it there is no limit.
+    grace : float
+        Seconds that the others have to end by themselves after one has failed. TensorFlow takes 10
+        to notice.
+    environment : dict of str, optional
+        Variables besides those of this process.
+
+    Raises
+    ------
+    ValueError
+        `count` is no whole number above 0.
+    FileNotFoundError
+        There is no such script.
+    RuntimeError
+        A worker failed; the message has the statuses of all, that of the first to fail first.
+    TimeoutError
+        They had not ended in time.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"count must be a whole number, at least 1; received {count!r}")
+    if not os.path.exists(script):  # noqa: PTH110  (a str is as good as a path)
+        raise FileNotFoundError(f"script: there is no file {os.fspath(script)!r}")
+    addresses, processes = [f"127.0.0.1:{port}" for port in _free_ports(count)], []
+    try:
+        for index in range(count):
+            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            process = subprocess.Popen(
+                [sys.executable, os.fspath(script), *arguments],
+                env={**os.environ, **(environment or {}), "TF_CONFIG": json.dumps(config)},
+                stdin=subprocess.DEVNULL,
+            )
+            processes.append(process)
+        _wait(processes, timeout, grace)
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+
+
+def _wait(processes, timeout, grace):
+    """Until all have ended well; a failure or the time is an error."""
+    ends, failed = time.monotonic() + (timeout or float("inf")), []
+    while any(process.poll() is None for process in processes):
+        for index, process in enumerate(processes):
+            if process.poll() and index not in failed:
+                failed.append(index)
+                ends = min(ends, time.monotonic() + grace)
+        if time.monotonic() > ends:
+            break
+        time.sleep(_PAUSE)
+    running = [i for i, process in enumerate(processes) if process.poll() is None]
+    failed += [i for i, each in enumerate(processes) if each.poll() and i not in failed]
+    if failed:
+        said = [f"worker {i} ended with status {processes[i].poll()}" for i in failed]
+        said += [f"worker {i} was ended {grace:g} s later" for i in running]
+        raise RuntimeError("; ".join(said))
+    if running:
+        raise TimeoutError(f"workers {running} had not ended after {timeout:g} s, and were ended")
+
+
+def _free_ports(count):
+    """``count`` ports of 127.0.0.1 that nobody listens at."""
+    found = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise OSError(f"count: there are not {count} free ports between {_PORTS[0]} and {_PORTS[-1]}")

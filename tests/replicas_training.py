@@ -1,0 +1,150 @@
+"""What trains on several replicas, in a process of its own: ``python replicas_training.py FILE``.
+
+The tests of test_training_on_replicas.py read the results from the file.
+"""
+
+import pickle
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import bnref
+from bnref import devices, training
+
+RANDOM = np.random.default_rng(0)
+X = (RANDOM.standard_normal((61, 6)) * [1, 5, 0.2, 1, 1, 3] + [0, 4, 0, -9, 0, 1]).astype("float32")
+Y = np.int64(X[:, 0] * X[:, 4] > 0)
+# The second half comes from another source: as if each of two replicas had its own.
+OTHER = np.concatenate([X[:30], X[30:60] * 3 + 10]).astype("float32")
+REPLICAS = (1, 2, 3)
+
+
+def adam():
+    return keras.optimizers.Adam(0.01)
+
+
+def scaled():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+
+
+def network(norm=bnref.SyncBatchNorm, penalty=None):
+    # No bias: its gradient is rounding alone under batch norm, and Adam would make steps of that.
+    penalty = penalty and keras.regularizers.L2(penalty)
+    dense = keras.layers.Dense(16, use_bias=False, kernel_regularizer=penalty)
+    layers = [keras.Input((6,)), dense, norm(momentum=0.8), keras.layers.ReLU()]
+    return keras.Sequential([*layers, keras.layers.Dense(2)])
+
+
+def values(model):
+    return [np.array(each) for each in model.variables]
+
+
+def learned(strategy, *, make=network, optimizer=adam, data=(X, Y), policy="float32", **options):
+    """The history and the weights of a model after six steps."""
+    keras.utils.set_random_seed(0)
+    keras.mixed_precision.set_global_policy(policy)
+    with strategy.scope():
+        model, optimizer = make(), optimizer()
+    keras.mixed_precision.set_global_policy("float32")
+    options = {"steps": 6, "batch_size": 20, "every": 1, **options}
+    return training.train(model, *data, optimizer=optimizer, **options), values(model), model
+
+
+RUNS = {
+    "whole": {},
+    # 61 examples in batches of 20: the last one of an epoch has a single example.
+    "one example": {"carry": False, "batch_size": 20, "steps": 8},
+    "accumulated": {"accumulate": 3},
+    "penalized": {"make": partial(network, penalty=0.1)},
+    "float16": {"policy": "mixed_float16", "optimizer": scaled},
+    "each its own": {"make": partial(network, bnref.BatchNorm)},
+}
+LAYERS = ("BatchNorm", "ReplicaMeanBatchNorm", "PooledBatchNorm", "SyncBatchNorm", "BatchRenorm",
+          "CumulativeBatchNorm")  # fmt: skip
+
+
+def of_two_sources(strategy, norm):
+    """Train each replica on its own source; evaluate, exchange, save, load, evaluate again."""
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model, optimizer = network(norm), adam()
+    step = training.compiled_step(model, optimizer)
+    for _ in range(5):
+        step(OTHER, Y[:60])
+    layer = model.layers[1]
+    before = [np.array(v) for v in strategy.experimental_local_results(layer.moving_mean.value)]
+    found = {"evaluated": training.evaluate(model, OTHER, Y[:60], batch_size=23)}
+    swap = np.r_[30:60, :30]
+    found["exchanged"] = training.evaluate(model, OTHER[swap], Y[:60][swap], batch_size=59)
+    found["replicas before"] = before
+    found["replicas"] = [
+        [np.array(v) for v in strategy.experimental_local_results(each.value)]
+        for each in layer.non_trainable_variables
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        loaded = keras.models.load_model(f"{folder}/model.keras")
+    found["logits of the loaded"] = np.array(loaded(OTHER, training=False))
+    return found
+
+
+def refusals(strategy):
+    """What is refused of several replicas, with its message."""
+    with strategy.scope():
+        model = network()
+
+    def mean(y, output):
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, output))
+
+    def inside():
+        with strategy.scope():
+            return adam()
+
+    attempts = {
+        "optimizer": lambda: training.compiled_step(model, adam()),
+        "jit_compile": lambda: training.compiled_step(model, inside(), jit_compile=True),
+        "loss": lambda: training.compiled_step(model, inside(), mean)(X, Y),
+    }
+    return {name: message(attempt) for name, attempt in attempts.items()}
+
+
+def message(attempt):
+    try:
+        attempt()
+    except ValueError as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def resumed(strategy, folder):
+    """Twelve steps at once, and in two parts with a checkpoint in between, of a layer that uses
+    its population in training."""
+    make = partial(network, partial(bnref.BatchRenorm, r_max=2, d_max=2))
+    options = {"make": make, "data": (OTHER, Y[:60]), "batch_size": 60}
+    parts = {}
+    for name, steps in (("whole", [12]), ("parts", [5, 12])):
+        checkpoints = training.Checkpoints(Path(folder) / name, every=5)
+        for number in steps:
+            parts[name] = learned(strategy, checkpoints=checkpoints, steps=number, **options)[:2]
+    return parts
+
+
+if __name__ == "__main__":
+    devices.configure(cpus=max(REPLICAS))
+    strategies = {number: training.strategy(number) for number in REPLICAS}
+    results = {
+        (name, number): learned(strategies[number], **options)[:2]
+        for name, options in RUNS.items()
+        for number in REPLICAS
+    }
+    for name in LAYERS:
+        results["two sources", name] = of_two_sources(strategies[2], getattr(bnref, name))
+    results["refusals"] = refusals(strategies[2])
+    with tempfile.TemporaryDirectory() as folder:
+        results["resumed"] = resumed(strategies[2], folder)
+    Path(sys.argv[1]).write_bytes(pickle.dumps(results))

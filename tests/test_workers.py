@@ -1,0 +1,292 @@
+"""Tests of bnref.workers: who the others are, waiting for them, starting them. No training."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from bnref import workers
+from bnref.training import strategy
+from bnref.workers import meeting
+from bnref.workers.__main__ import main
+
+ADDRESSES = ("host-a:1", "host-b:2", "host-c:3")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Sets TF_CONFIG, to a text or to what becomes JSON."""
+    return lambda value: monkeypatch.setenv(
+        "TF_CONFIG", value if isinstance(value, str) else json.dumps(value)
+    )
+
+
+def cluster(index, addresses=ADDRESSES, job="worker"):
+    return {"cluster": {"worker": list(addresses)}, "task": {"type": job, "index": index}}
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"cluster": {}}'])
+def test_without_others_a_process_is_the_only_worker(told, text):
+    told(text)
+    assert workers.task().index == 0 and len(workers.task().addresses) == 1
+    assert workers.meet(timeout=0) is None
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_worker_knows_its_place_and_the_addresses_of_all(told, index):
+    told(cluster(index))
+    assert workers.task() == (index, ADDRESSES)
+
+
+def test_a_chief_is_the_first_worker(told):
+    jobs = {"worker": ["host-b:2", "host-c:3"], "chief": ["host-a:1"]}
+    told({"cluster": jobs, "task": {"type": "worker", "index": 1}})
+    assert workers.task() == (2, ADDRESSES)
+    told({"cluster": jobs, "task": {"type": "chief", "index": 0}})
+    assert workers.task() == (0, ADDRESSES)
+
+
+@pytest.mark.parametrize(
+    "value, said",
+    [
+        ("{", "TF_CONFIG cannot be used: Expecting property name"),
+        ("[1]", "TF_CONFIG cannot be used"),
+        (cluster(3), r"its task \('worker', 3\) is not one of"),
+        (cluster(-1), r"its task \('worker', -1\) is not one of"),
+        (cluster(0, ["host-a", "host-b:1"]), "the address 'host-a' has no port"),
+        (cluster(0, job="chief"), r"its task \('chief', 0\) is not one of"),
+        ({"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}, "its cluster has the job 'ps'; accepted"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_refused_with_what_is_wrong(told, value, said):
+    told(value)
+    with pytest.raises(ValueError, match=said):
+        workers.task()
+
+
+def test_the_number_of_devices_is_not_asked_of_one_of_several_workers(told):
+    told(cluster(1))
+    with pytest.raises(ValueError, match="replicas must not be given to one of several workers"):
+        strategy(2)
+
+
+def free_addresses(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@pytest.fixture
+def meet(monkeypatch):
+    """Runs ``meet`` for several workers at once, each in a thread, and returns their errors."""
+    own = threading.local()
+    monkeypatch.setattr(meeting, "task", lambda: own.task)
+
+    def run(addresses, indices, timeout):
+        errors = {}
+
+        def one(index):
+            own.task = workers.Task(index, addresses)
+            try:
+                workers.meet(timeout=timeout)
+                errors[index] = None
+            except (OSError, TimeoutError) as error:
+                errors[index] = error
+
+        threads = [threading.Thread(target=one, args=(index,)) for index in indices]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(errors) == len(indices), "a wait did not end"
+        return errors
+
+    return run
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_all_go_on_when_all_have_started_and_their_ports_are_free_then(meet, count):
+    addresses = free_addresses(count)
+    errors = meet(addresses, range(count), 30)
+    assert errors == dict.fromkeys(range(count))
+    for address in addresses:
+        socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))).close()
+
+
+def test_every_worker_that_waited_names_every_one_that_did_not_come(meet):
+    addresses = free_addresses(4)
+    errors = meet(addresses, [0, 2], 0.5)
+    for index, error in errors.items():
+        assert isinstance(error, TimeoutError)
+        assert f"worker {index} of 4 waited 0.5 s" in str(error)
+        assert f"worker 1 ({addresses[1]}), worker 3 ({addresses[3]})" in str(error)
+
+
+def test_without_the_first_the_others_name_it(meet):
+    addresses = free_addresses(3)
+    for error in meet(addresses, [1, 2], 0.5).values():
+        assert f"did not hear from worker 0 ({addresses[0]}). Start every worker" in str(error)
+
+
+def test_a_strangers_call_to_the_first_worker_is_no_worker(meet):
+    addresses = free_addresses(2)
+    port = int(addresses[0].rpartition(":")[2])
+    stop = threading.Event()
+
+    def strange():
+        while not stop.is_set():
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=1) as call:
+                    call.sendall(b"GET / HTTP/1.1\r\n")
+            except OSError:
+                pass
+
+    stranger = threading.Thread(target=strange)
+    stranger.start()
+    try:
+        errors = meet(addresses, [0], 0.5)
+    finally:
+        stop.set()
+        stranger.join(60)
+    assert f"did not hear from worker 1 ({addresses[1]})" in str(errors[0])
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_port_that_is_taken_is_named(meet, taken):
+    addresses = free_addresses(2)
+    port = int(addresses[taken].rpartition(":")[2])
+    with socket.create_server(("", port)):
+        errors = meet(addresses, [0, 1], 1)
+    assert f"worker {taken} cannot listen at port {port}" in str(errors[taken])
+    assert f"worker {taken} ({addresses[taken]})" in str(errors[1 - taken])
+
+
+SCRIPT = """
+import json, os, pathlib, sys, time
+config, (folder, *rest) = json.loads(os.environ["TF_CONFIG"]), sys.argv[1:]
+index = config["task"]["index"]
+told = {"arguments": rest, "pid": os.getpid(), "addresses": config["cluster"]["worker"]}
+pathlib.Path(folder, str(index)).write_text(json.dumps({**told, "extra": os.environ.get("EXTRA")}))
+if rest == ["fails", str(index)]:
+    sys.exit(3)
+if rest[:1] in (["fails"], ["stays"]):
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def said_by(folder, index):
+    return json.loads((folder / str(index)).read_text())
+
+
+def running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_each_worker_gets_the_script_the_arguments_its_place_and_an_address(script, tmp_path):
+    workers.start(script, 3, str(tmp_path), "a b", "-c", environment={"EXTRA": "1"}, timeout=60)
+    told = [said_by(tmp_path, index) for index in range(3)]
+    assert [each["arguments"] for each in told] == [["a b", "-c"]] * 3
+    assert {each["extra"] for each in told} == {"1"} and len({each["pid"] for each in told}) == 3
+    assert len(set(told[0]["addresses"])) == 3
+    assert told[0]["addresses"] == told[1]["addresses"] == told[2]["addresses"]
+    assert all(each.startswith("127.0.0.1:") for each in told[0]["addresses"])
+
+
+def test_a_worker_that_fails_takes_the_others_along_and_is_named_first(script, tmp_path):
+    with pytest.raises(RuntimeError, match="^worker 1 ended with status 3; worker 0 was ended 0 s"):
+        workers.start(script, 2, str(tmp_path), "fails", "1", grace=0, timeout=60)
+    assert not any(running(said_by(tmp_path, i)["pid"]) for i in range(2))
+
+
+def test_workers_that_stay_are_ended_after_the_time_given(script, tmp_path):
+    with pytest.raises(TimeoutError, match=r"workers \[0, 1\] had not ended after 2 s, and were"):
+        workers.start(script, 2, str(tmp_path), "stays", timeout=2)
+    assert not any(running(said_by(tmp_path, i)["pid"]) for i in range(2))
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
+def test_a_count_that_is_none_is_refused(script, count):
+    with pytest.raises(ValueError, match="count must be a whole number, at least 1; received"):
+        workers.start(script, count)
+
+
+def test_a_script_that_is_not_there_is_named_before_anything_starts(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"script: there is no file '.*nothing.py'"):
+        workers.start(tmp_path / "nothing.py", 2)
+
+
+def command(*words):
+    """The exit status of ``python -m bnref.workers`` with these words."""
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as error:
+        return error.code
+
+
+@pytest.fixture(autouse=True)
+def unchanged(monkeypatch):
+    """What `main` sets for the process that it is."""
+    monkeypatch.setenv("TF_CONFIG", "")
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_command_starts_workers_and_gives_their_status_on(script, tmp_path, capfd):
+    assert command(2, script, tmp_path, "x", "--y", "1") == 0
+    assert said_by(tmp_path, 1)["arguments"] == ["x", "--y", "1"]
+    assert command(1, script, tmp_path, "fails", "0") == 1
+    assert "bnref.workers: worker 0 ended with status 3" in capfd.readouterr().err
+
+
+def test_the_command_is_one_of_several_machines(script, tmp_path):
+    hosts = ",".join(ADDRESSES)
+    assert command("--hosts", hosts, "--index", 2, script, tmp_path, "fails", "2") == 3
+    assert said_by(tmp_path, 2)["addresses"] == list(ADDRESSES)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "give a count and a script"),
+        (["train.py"], "give a count and a script"),
+        (["--hosts", "a:1,b:1", "train.py"], "--hosts and --index go together"),
+        (["--hosts", "a:1,b", "--index", "0", "train.py"], "the address 'b' has no port"),
+        (["--hosts", "a:1,b:1", "--index", "2", "train.py"], "its task ('worker', 2) is not one"),
+        (["2", "nothing.py"], "there is no file 'nothing.py'"),
+        (["0", __file__], "count must be a whole number, at least 1; received 0"),
+    ],
+)
+def test_a_command_that_cannot_be_run_says_what_is_accepted(words, said, capsys):
+    assert command(*words) in (1, 2)
+    assert said in capsys.readouterr().err
+
+
+def test_ended_from_outside_the_command_ends_its_workers(script, tmp_path):
+    words = [sys.executable, "-m", "bnref.workers", "2", script, tmp_path, "stays"]
+    files = [tmp_path / "0", tmp_path / "1"]
+    with subprocess.Popen(words) as one:
+        while not all(file.exists() and file.read_text() for file in files):
+            assert one.poll() is None
+        one.send_signal(signal.SIGTERM)
+        assert one.wait(60) == 128 + signal.SIGTERM
+    assert not any(running(said_by(tmp_path, i)["pid"]) for i in range(2))

@@ -1,0 +1,57 @@
+"""One of several workers, with a fault: ``python worker.py FOLDER FAULT [FILE]``.
+
+FAULT is "none", "dies 1" (the worker of that number kills itself in the middle of an epoch), "nan"
+(the second replica's loss is NaN from step 8 on) or "late" (it waits but 3 seconds for the others).
+The first worker writes its history and weights to FILE.
+"""
+
+import os
+import pickle
+import signal
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bnref import SyncBatchNorm, training, workers
+
+FOLDER, FAULT = sys.argv[1:3]
+SELF = workers.task().index
+RANDOM = np.random.default_rng(0)
+X = (RANDOM.standard_normal((90, 6)) * [1, 5, 0.2, 1, 1, 3] + [0, 4, 0, -9, 0, 1]).astype("float32")
+Y = np.int64(X[:, 0] * X[:, 4] > 0)
+
+
+def measure(model):
+    """Called at every fifth step: the fourth time is at step 15."""
+    measure.calls += 1
+    if f"dies {SELF}" == FAULT and measure.calls == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return dict(zip(("test_loss", "accuracy"), training.evaluate(model, X, Y), strict=True))
+
+
+measure.calls = 0
+strategy = training.strategy(timeout=3 if FAULT == "late" else 60)
+print("all workers have started", flush=True)
+keras.utils.set_random_seed(0)
+with strategy.scope():
+    layers = [keras.Input((6,)), keras.layers.Dense(16, use_bias=False), SyncBatchNorm()]
+    layers += [keras.layers.ReLU(), keras.layers.Dropout(0.2), keras.layers.Dense(2)]
+    model, optimizer = keras.Sequential(layers), keras.optimizers.Adam(0.01)
+
+
+def loss(y, output):
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    spoilt = (tf.cast(optimizer.iterations.value, tf.int32) >= 7) & (replica == 1)
+    return tf.where(spoilt & (FAULT == "nan"), np.nan, losses)
+
+
+history = training.train(
+    model, X, Y, steps=30, batch_size=21, optimizer=optimizer, loss=loss, measure=measure,
+    every=5, checkpoints=training.Checkpoints(FOLDER, every=6), progress=False,
+)  # fmt: skip
+if SELF == 0 and sys.argv[3:]:
+    Path(sys.argv[3]).write_bytes(pickle.dumps((history, [np.array(v) for v in model.variables])))
