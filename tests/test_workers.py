@@ -211,6 +211,15 @@ def test_each_worker_gets_the_script_the_arguments_its_place_and_an_address(scri
     assert all(each.startswith("127.0.0.1:") for each in told[0]["addresses"])
 
 
+def test_what_the_workers_print_goes_where_it_is_wanted(tmp_path):
+    path = tmp_path / "prints.py"
+    path.write_text("import sys; print('to one'); print('to the other', file=sys.stderr)")
+    with (tmp_path / "output").open("w") as output:
+        workers.start(path, 2, output=output, timeout=60)
+    lines = (tmp_path / "output").read_text().splitlines()
+    assert sorted(lines) == ["to one", "to one", "to the other", "to the other"]
+
+
 def test_a_worker_that_fails_takes_the_others_along_and_is_named_first(script, tmp_path):
     with pytest.raises(RuntimeError, match="^worker 1 ended with status 3; worker 0 was ended 0 s"):
         workers.start(script, 2, str(tmp_path), "fails", "1", grace=0, timeout=60)

@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-from bnref.training.sharing import check_data, check_whole, shared
+from bnref.training.sharing import check_data, check_whole, share
 
 __all__ = ["agree", "evaluate"]
 
@@ -37,8 +37,8 @@ def evaluate(model, x, y, *, batch_size=500):
     agree(model)
     run = _compiled(model)["sums"] if strategy.num_replicas_in_sync > 1 else _sums_of(model)
     for i in range(0, len(x), batch_size):
-        shares = shared(strategy, x[i : i + batch_size], y[i : i + batch_size])
-        totals += strategy.reduce("sum", run(*shares), axis=None)
+        batch = (tf.convert_to_tensor(each[i : i + batch_size]) for each in (x, y))
+        totals += strategy.reduce("sum", run(*batch), axis=None)
     loss, accuracy = totals / len(x)
     return float(loss), float(accuracy)
 
@@ -63,9 +63,9 @@ def _compiled(model):
     """Both functions, traced once a model; they do not keep it alive."""
     if model not in _COMPILED:
         strategy, known = model.distribute_strategy, weakref.proxy(model)
-        each = tf.function(_sums_of(known), reduce_retracing=True)
+        sums = _sums_of(known)
         _COMPILED[model] = {
-            "sums": tf.function(lambda *shares: strategy.run(each, shares), reduce_retracing=True),
+            "sums": tf.function(lambda *batch: strategy.run(sums, batch), reduce_retracing=True),
             "agree": tf.function(lambda: strategy.run(_take_over_the_firsts, (known,))),
         }
     return _COMPILED[model]
@@ -75,6 +75,7 @@ def _sums_of(model):
     """A function of a share: the sums of its losses and of its right answers."""
 
     def sums(x, y):
+        x, y = share(x, y)
         logits, y = model(x, training=False), tf.cast(y, tf.int64)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float32))
         right = tf.argmax(logits, -1) == y

@@ -1,6 +1,7 @@
 """What goes wrong while several replicas train, said so that it can be mended."""
 
 import contextlib
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -82,6 +83,7 @@ def _marked(share):
 
 
 def _sentence(error):
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"\{\{.*?\}\} ", "", str(error))  # the names of nodes
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [line for line in lines if "Collective ops" in line or "heartbeat" in line]
     return (told or lines or [type(error).__name__])[0]

@@ -43,33 +43,32 @@ def _orders(size, *, batch_size, seed, carry):
         yield chosen
 
 
-def shared(strategy, *arrays):
-    """Each array of a global batch, cut for the replicas: equal shares, the first ones larger by 1.
+def share(*arrays):
+    """Each array of a global batch, cut to this replica's part: equal parts, the first larger by 1.
 
-    A replica gets no example where there are fewer than replicas. With one replica, the arrays.
+    A replica gets no example where there are fewer than replicas. Called on a replica; with one
+    replica it is the arrays.
     """
-    replicas = strategy.num_replicas_in_sync
-    if replicas == 1:
-        return tuple(tf.convert_to_tensor(array) for array in arrays)
-    sizes = [len(arrays[0]) // replicas + (i < len(arrays[0]) % replicas) for i in range(replicas)]
-    ends = np.cumsum([0, *sizes])
-
-    def share(array):
-        return strategy.experimental_distribute_values_from_function(
-            lambda replica: tf.convert_to_tensor(
-                array[slice(*ends[replica.replica_id_in_sync_group :][:2])]
-            )
-        )
-
-    return tuple(map(share, arrays))
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync == 1:
+        return arrays
+    # The whole batch lies in the host's memory, and only the part goes to the replica's device.
+    with tf.device("CPU:0"):
+        size, index = tf.shape(arrays[0])[0], replica.replica_id_in_sync_group
+        least, larger = size // replica.num_replicas_in_sync, size % replica.num_replicas_in_sync
+        start = index * least + tf.minimum(index, larger)
+        end = start + least + tf.cast(index < larger, tf.int32)
+        return tuple(array[start:end] for array in arrays)
 
 
 def cut(x, y, *, parts):
-    """``parts`` pieces of a batch, one after the other, as equal as can be."""
-    if len(x) < parts:
-        raise ValueError(f"accumulate must be at most the batch's {len(x)}; received {parts}")
-    ends = [len(x) * i // parts for i in range(parts + 1)]
-    return [(x[start:end], y[start:end]) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    """``parts`` pieces of a global batch, one after the other, as equal as can be."""
+    if parts == 1:
+        return [(x, y)]
+    size = tf.shape(x)[0]
+    ends = [size * i // parts for i in range(parts + 1)]
+    with tf.device("CPU:0"):
+        return [(x[i:j], y[i:j]) for i, j in zip(ends[:-1], ends[1:], strict=True)]
 
 
 def check_whole(**counts):

@@ -1,9 +1,8 @@
 """One step of training on a global batch: the same code for one replica and for many."""
 
-import keras
 import tensorflow as tf
 
-from bnref.training.sharing import check_whole, cut, shared
+from bnref.training.sharing import check_whole, cut, share
 
 __all__ = ["compiled_step"]
 
@@ -56,33 +55,31 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
     strategy = model.distribute_strategy
     check_whole(accumulate=accumulate)
     _check(optimizer, jit_compile, strategy)
-    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    loss = loss or tf.nn.sparse_softmax_cross_entropy_with_logits
     with strategy.scope():
         optimizer.build(model.trainable_variables)
 
-    def on_replica(parts, examples):
-        value, gradients = 0.0, []
-        for x, y in parts:
+    def on_replica(x, y):
+        value, gradients, examples = 0.0, [], tf.cast(tf.shape(x)[0], tf.float32)
+        for part in cut(x, y, parts=accumulate):
             with tf.GradientTape() as tape:
-                share = _share_of_loss(model, loss, x, y, examples)
+                own = _share_of_loss(model, loss, *share(*part), examples)
                 if model.losses:
-                    own = tf.add_n([tf.cast(each, tf.float32) for each in model.losses])
-                    share += own / (strategy.num_replicas_in_sync * accumulate)
-                scaled = optimizer.scale_loss(share)
+                    penalty = tf.add_n([tf.cast(each, tf.float32) for each in model.losses])
+                    own += penalty / (strategy.num_replicas_in_sync * accumulate)
+                scaled = optimizer.scale_loss(own)
             gradients.append(tape.gradient(scaled, [v.value for v in model.trainable_variables]))
-            value += share
+            value += own
         optimizer.apply(list(map(_sum, *gradients)), model.trainable_variables)
         return value
 
     @tf.function(reduce_retracing=True, jit_compile=jit_compile or None)
-    def run(parts, examples):
-        return strategy.run(on_replica, (parts, examples))
-
     def on_replicas(x, y):
-        parts = [shared(strategy, *part) for part in cut(x, y, parts=accumulate)]
-        return run(parts, tf.constant(len(x), tf.float32))
+        return strategy.run(on_replica, (x, y))
 
     def step(x, y):
+        if len(x) < accumulate:
+            raise ValueError(f"accumulate must be at most the batch's {len(x)}, not {accumulate}")
         return strategy.reduce("sum", on_replicas(x, y), axis=None)
 
     step.on_replicas = on_replicas

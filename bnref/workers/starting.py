@@ -15,7 +15,7 @@ _PORTS = range(20000, 32000)
 _PAUSE = 0.05
 
 
-def start(script, count, *arguments, timeout=None, grace=30.0, environment=None):
+def start(script, count, *arguments, timeout=None, grace=30.0, environment=None, output=None):
     """Run a script as several workers on this machine, and wait for them.
 
     Each is a process of this Python with a ``TF_CONFIG`` that names all of them at 127.0.0.1. What
@@ -35,6 +35,8 @@ def start(script, count, *arguments, timeout=None, grace=30.0, environment=None)
         to notice.
     environment : dict of str, optional
         Variables besides those of this process.
+    output : file, optional
+        Open for writing; what they print goes there.
 
     Raises
     ------
@@ -59,6 +61,8 @@ def start(script, count, *arguments, timeout=None, grace=30.0, environment=None)
                 [sys.executable, os.fspath(script), *arguments],
                 env={**os.environ, **(environment or {}), "TF_CONFIG": json.dumps(config)},
                 stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output and subprocess.STDOUT,
             )
             processes.append(process)
         _wait(processes, timeout, grace)

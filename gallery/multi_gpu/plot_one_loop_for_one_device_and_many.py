@@ -2,26 +2,28 @@
 One training loop for one device, several devices and several workers
 =====================================================================
 
-This file trains the same network on one device, on two, and as two processes. With synchronized
-batch norm the three curves are **one curve**: the losses differ by less than **0.0001**. Copy it
-and put in your network and your data; ``bnref.training`` is the loop.
+This file trains the same network on one device, on two, on three, and as two processes. With
+synchronized batch norm the four curves are **one curve**: the training losses differ by less than
+**0.0001**. Copy it and put in your network and your data; the loop is ``bnref.training``.
 
-* ``python plot_one_loop_for_one_device_and_many.py --replicas 2`` trains on two devices, GPUs if
-  there are two;
-* ``python -m bnref.workers 2 plot_one_loop_for_one_device_and_many.py --replicas 0`` starts two
-  workers on this machine.
+Downloaded to ``train.py``, it runs alone; the folder is for the history and the checkpoints::
 
-The loop answers question 1, *whose statistics*, as the layer does; what makes the curves agree is
-told below.
+    python train.py 1 run
+    python train.py 2 run-on-two
+    python -m bnref.workers 2 train.py 0 run-of-workers
+
+The second line uses two GPUs if there are two, and logical CPU devices elsewhere; the third starts
+two workers on this machine, each with all its GPUs or one CPU. Question 1, *whose statistics*, is
+what decides: with a layer that is not synchronized the curves differ.
 
 .. symptom:: worse on two GPUs
-   :cause: the loss is averaged on each replica, so that the gradients come out R times too large
-   :check: double the replicas at the same global batch: is the first step's update the same?
+   :cause: each replica takes the mean of its own losses, so that the summed gradients are R times
+           too large
+   :check: divide the sum of the losses by the global batch: is the first step that of one device?
    :likelihood: often
    :question: none
 """
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -34,21 +36,20 @@ import bnref
 from bnref import datasets, devices, training, workers
 
 # %%
-# What to replace
-# ---------------
-# The model and the optimizer are built in the scope of the strategy. The batch is the global one.
+# What to replace: the data, the model and the optimizer, both made in the scope of the strategy.
+# The batch is the global one. Started again, a run goes on from its last checkpoint.
 
 
-def learn(strategy, folder=None):
+def learn(strategy, folder):
     data = datasets.load("mnist").take(train=2000, test=500)
     keras.utils.set_random_seed(0)  # the same first weights everywhere
     with strategy.scope():
-        norms = [bnref.SyncBatchNorm(momentum=0.9) for _ in range(2)]
-        dense = [keras.layers.Dense(100, use_bias=False) for _ in norms]
-        layers = [keras.Input((28, 28, 1)), keras.layers.Flatten()]
-        for linear, norm in zip(dense, norms, strict=True):
-            layers += [linear, norm, keras.layers.ReLU()]
-        model = keras.Sequential([*layers, keras.layers.Dense(10)])
+        model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten()])
+        for _ in range(2):
+            model.add(keras.layers.Dense(100, use_bias=False))
+            model.add(bnref.SyncBatchNorm(momentum=0.9))
+            model.add(keras.layers.ReLU())
+        model.add(keras.layers.Dense(10))
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
 
     def measure(model):
@@ -57,47 +58,30 @@ def learn(strategy, folder=None):
 
     return training.train(
         model, data.x_train, data.y_train, steps=120, batch_size=62, optimizer=optimizer,
-        measure=measure, every=10,
-        # A run that is started again goes on from the last checkpoint.
-        checkpoints=folder and training.Checkpoints(folder, every=50),
+        measure=measure, every=10, checkpoints=training.Checkpoints(folder, every=50),
     )  # fmt: skip
 
 
-# %%
-# The program
-# -----------
-# Every worker runs it, with the others' addresses in ``TF_CONFIG``; one device is one replica.
+def program(replicas, folder):
+    history = learn(training.strategy(int(replicas) or None), folder)
+    if workers.task().index == 0:  # the first of several workers, or the only process
+        np.savez(Path(folder) / "history.npz", **history)
 
 
-def program(arguments):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--replicas", type=int, help="devices; 0: what there is; not given: compare")
-    parser.add_argument("--checkpoints", help="a folder that all workers see")
-    parser.add_argument("--history", help="where to save it, an .npz file")
-    given = parser.parse_args(arguments)
-    if given.replicas is not None:
-        history = learn(training.strategy(given.replicas or None), given.checkpoints)
-        if workers.task().index == 0:
-            print(*(f"{n:4} {a:.4f}" for n, a in zip(history["step"], history["loss"], strict=True)))
-            if given.history:
-                np.savez(given.history, **history)
-    return given.replicas is not None
-
-
-if program(sys.argv[1:]):
+if sys.argv[1:]:
+    program(*sys.argv[1:])
     sys.exit()
 
 # %%
-# The same on one device, two devices, two workers
-# ------------------------------------------------
+# Without arguments it does all of it, and compares.
 
 devices.configure()
-curves = {f"{n} device{'s'[: n > 1]}": learn(training.strategy(n)) for n in (1, 2, 3)}
-script = program.__code__.co_filename
+curves, script = {}, program.__code__.co_filename
 with tempfile.TemporaryDirectory() as folder:
-    file = str(Path(folder) / "history.npz")
-    workers.start(script, 2, "--replicas", "0", "--history", file, timeout=300)
-    with np.load(file) as saved:
+    for n in (1, 2, 3):
+        curves[f"{n} device{'s'[: n > 1]}"] = learn(training.strategy(n), f"{folder}/{n}")
+    workers.start(script, 2, "0", f"{folder}/workers", timeout=300)
+    with np.load(f"{folder}/workers/history.npz") as saved:
         curves["2 workers"] = dict(saved)
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 3.4), layout="constrained")
@@ -110,3 +94,31 @@ left.set(title="Test loss", xlabel="training step", ylim=(0, None))
 right.set(title="Training loss: distance\nfrom one device", xlabel="training step")
 fig.legend(loc="outside lower center", ncols=4)
 plt.show()
+
+# %%
+# What makes them one: every process draws the same global batches, from seed and step, and each
+# replica takes its part (21, 21 and 20 of 62; a part may be empty). Its loss is the sum over its
+# part divided by the *global* batch, and the optimizer adds the gradients up. Batch norm weighs the
+# parts by their counts. All evaluate by the population that is saved. With ``accumulate=k`` batch
+# norm sees k parts of the batch one by one, and the curve is another:
+# :doc:`/gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch`.
+#
+# On several machines run the file on each, with the addresses of all and its own number. Under
+# Slurm, in a job with one task a node::
+#
+#     hosts=$(scontrol show hostnames | sed 's/$/:12345/' | paste -sd,)
+#     srun bash -c "python -m bnref.workers --hosts $hosts \
+#         --index \$SLURM_PROCID train.py 0 shared/run"
+#
+# Kubeflow's TFJob sets ``TF_CONFIG`` itself: ``python train.py 0 shared/run``. All must see the
+# folder.
+#
+# Conclusion
+# ----------
+
+for name, each in curves.items():
+    print(f"{name:10} training loss", *(f"{loss:.4f}" for loss in each["loss"][1::3]))
+    assert np.abs(each["loss"] - one["loss"])[1:].max() < 1e-4
+    assert np.abs(each["test_loss"] - one["test_loss"]).max() < 1e-4
+    assert np.ptp([each["accuracy"][-1], one["accuracy"][-1]]) < 0.005
+assert one["test_loss"][-1] < one["test_loss"][0] / 3
