@@ -39,7 +39,7 @@ def histories(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("one, other", itertools.combinations(COMMANDS, 2))
+@pytest.mark.parametrize("one, other", list(itertools.combinations(COMMANDS, 2)))
 def test_the_copied_script_has_one_curve_on_one_device_on_two_and_as_two_workers(
     histories, one, other
 ):

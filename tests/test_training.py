@@ -283,3 +283,132 @@ def test_a_compiled_step_takes_another_loss():
     )
     x, y = np.array([[1, 2, 3], [0, 0, 1]], "float32"), np.array([4, 4], "float32")
     assert float(step(x, y)) == pytest.approx((2**2 + 3**2) / 2)
+
+
+def losses_of(separable, **options):
+    keras.utils.set_random_seed(0)
+    model = small_model()
+    history = train(model, *separable, steps=4, batch_size=16, every=1, **options)
+    return history["loss"][1:], weights(model)
+
+
+def test_compiled_by_xla_a_step_does_the_same(separable):
+    (one, first), (two, second) = losses_of(separable), losses_of(separable, jit_compile=True)
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    for actual, expected in zip(first, second, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_accumulated_gradients_are_those_of_the_parts_each_normalized_by_itself(separable, parts):
+    """One step of gradient descent by hand, and the population after as many batches as parts."""
+    x, y = separable[0][:16], separable[1][:16]
+    keras.utils.set_random_seed(0)
+    model, by_hand = small_model(), small_model()
+    by_hand.set_weights(model.get_weights())
+    loss = compiled_step(model, keras.optimizers.SGD(0.5), accumulate=parts)(x, y)
+    with tf.GradientTape() as tape:
+        total = 0.0
+        for i, j in itertools.pairwise(16 * k // parts for k in range(parts + 1)):
+            logits = by_hand(x[i:j], training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y[i:j], logits)
+            total += tf.reduce_sum(losses) / 16
+    kernels = [v.value for v in by_hand.trainable_variables]
+    for variable, gradient in zip(kernels, tape.gradient(total, kernels), strict=True):
+        variable.assign_sub(0.5 * gradient)
+    assert float(loss) == pytest.approx(float(total), rel=1e-6)
+    for actual, expected in zip(weights(model), weights(by_hand), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_that_is_not_used_stays_with_accumulation_too(separable):
+    inputs = keras.Input((4,))
+    unused = keras.layers.Dense(2)
+    unused.build((None, 4))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    model.unused = unused
+    before = np.array(unused.kernel)
+    assert len(model.trainable_variables) == 4
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        compiled_step(model, keras.optimizers.SGD(0.5), accumulate=2)(*(e[:8] for e in separable))
+    np.testing.assert_array_equal(unused.kernel, before)
+
+
+def test_the_models_own_losses_are_added_once(separable):
+    def penalized(factor):
+        keras.utils.set_random_seed(0)
+        regularizer = keras.regularizers.L2(factor)
+        layers = [keras.Input((4,)), keras.layers.Dense(3, kernel_regularizer=regularizer)]
+        return keras.Sequential(layers)
+
+    model = penalized(0.1)
+    penalty = 0.1 * float(np.sum(np.square(model.variables[0])))
+    batch = [each[:8] for each in separable]
+    without = float(compiled_step(penalized(0.0), keras.optimizers.SGD(0.1))(*batch))
+    for parts in (1, 4):
+        step = compiled_step(penalized(0.1), keras.optimizers.SGD(0.1), accumulate=parts)
+        assert float(step(*batch)) == pytest.approx(without + penalty, rel=1e-5)
+    assert penalty > 0.01
+
+
+def test_a_loss_of_one_number_is_accepted_on_one_replica(separable):
+    def mean(y, output):
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, output))
+
+    (one, first), (two, second) = losses_of(separable), losses_of(separable, loss=mean)
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+    np.testing.assert_allclose(first[0], second[0], rtol=1e-5, atol=1e-7)
+
+
+def test_without_carry_an_epoch_ends_with_a_short_batch():
+    batches = shuffled_batches(np.arange(7), np.arange(7), batch_size=3, seed=0, carry=False)
+    epochs = [[np.array(next(batches)[0]) for _ in range(3)] for _ in range(2)]
+    for epoch in epochs:
+        assert [len(batch) for batch in epoch] == [3, 3, 1]
+        np.testing.assert_array_equal(np.sort(np.concatenate(epoch)), np.arange(7))
+    assert tuple(np.concatenate(epochs[0])) != tuple(np.concatenate(epochs[1]))
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_left_out_batches_count_as_drawn(carry):
+    def drawn(start):
+        batches = shuffled_batches(
+            np.arange(10), np.arange(10), batch_size=4, seed=1, carry=carry, start=start
+        )
+        return [tuple(np.array(x)) for x, _ in itertools.islice(batches, 9 - start)]
+
+    assert drawn(5) == drawn(0)[5:] and len(drawn(0)) == 9
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step_it_began_at(separable):
+    optimizer = keras.optimizers.SGD(0.1)
+
+    def loss(y, output):
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
+        return tf.where(tf.cast(optimizer.iterations.value, tf.int32) >= 3, np.nan, losses)
+
+    measured = []
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 4, on replica 0 of 1"):
+        train(
+            small_model(), *separable, steps=20, batch_size=16, every=10, optimizer=optimizer,
+            loss=loss, measure=lambda model: measured.append(1) or {},
+        )  # fmt: skip
+    assert len(measured) == 1, "measured before the first step, and not after the NaN"
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"nonfinite": "ignore"}, "nonfinite must be 'raise' or 'keep'; received 'ignore'"),
+        ({"accumulate": 0}, "accumulate must be a whole number, at least 1; received 0"),
+        ({"accumulate": 17}, "accumulate must be at most 16, the smallest batch; received 17"),
+        ({"accumulate": 11, "carry": False}, "accumulate must be at most 10, the smallest batch;"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_anything_is_trained(separable, options, said):
+    model = small_model()
+    before = weights(model)
+    with pytest.raises(ValueError, match=said):
+        train(model, *separable, steps=2, batch_size=16, **options)
+    for actual, expected in zip(weights(model), before, strict=True):
+        np.testing.assert_array_equal(actual, expected)

@@ -77,8 +77,13 @@ def train(
     RuntimeError
         Another worker has stopped.
     """
-    check_whole(steps=steps, batch_size=batch_size, every=every)
+    check_whole(steps=steps, batch_size=batch_size, every=every, accumulate=accumulate)
     check_data(x, y, batch_size=batch_size)
+    smallest = batch_size if carry else len(x) % batch_size or batch_size
+    if accumulate > smallest:
+        raise ValueError(
+            f"accumulate must be at most {smallest}, the smallest batch; received {accumulate}"
+        )
     if nonfinite not in ("raise", "keep"):
         raise ValueError(f"nonfinite must be 'raise' or 'keep'; received {nonfinite!r}")
     strategy, first = model.distribute_strategy, workers.task().index == 0
