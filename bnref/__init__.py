@@ -13,6 +13,7 @@ from bnref import (
     population,
     records,
     training,
+    upstream,
     workers,
 )
 from bnref.layers import (
@@ -60,5 +61,6 @@ __all__ = [
     "population",
     "records",
     "training",
+    "upstream",
     "workers",
 ]

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 import freshness
 
-SECTIONS = ["questions", "variants", "pitfalls", "performance"]
+SECTIONS = ["questions", "variants", "pitfalls", "multi_gpu", "performance"]
 execute = os.environ.get("BNREF_EXECUTE") != "0"
 
 project = "bnref"
@@ -34,6 +34,8 @@ extensions = [
     "signatures",
     "variants",
     "symptoms",
+    "conformance",
+    "defects",
     "accessible",
 ]
 
@@ -105,7 +107,18 @@ html_show_sourcelink = False
 html_last_updated_fmt = None
 html_sidebars = {
     page: []
-    for page in ("index", "symptoms", "variants", "explorer", "on_record", "api", "contributing")
+    for page in (
+        "index",
+        "symptoms",
+        "variants",
+        "conformance",
+        "explorer",
+        "upstream",
+        "upstream/*",
+        "on_record",
+        "api",
+        "contributing",
+    )
 }
 html_theme_options = {
     "logo": {"text": "bnref"},

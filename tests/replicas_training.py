@@ -62,6 +62,7 @@ RUNS = {
     "accumulated": {"accumulate": 3},
     "penalized": {"make": partial(network, penalty=0.1)},
     "float16": {"policy": "mixed_float16", "optimizer": scaled},
+    "float32": {"optimizer": partial(keras.optimizers.SGD, 0.1)},
     "each its own": {"make": partial(network, bnref.BatchNorm)},
 }
 LAYERS = ("BatchNorm", "ReplicaMeanBatchNorm", "PooledBatchNorm", "SyncBatchNorm", "BatchRenorm",

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "training.sharing": set(),
     "training.step": {"training.sharing"},
     "training.strategy": {"devices", "workers"},
+    "upstream": set(),
     "workers.__main__": {"workers"},
     "workers.meeting": set(),
     "workers.starting": set(),

@@ -38,6 +38,13 @@ def test_synchronized_replicas_have_the_curve_and_the_weights_of_one_device(
     assert np.ptp(one["loss"][1:]) > 100 * tolerance, "a curve that moves"
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_in_float16_with_a_scaled_loss_the_curve_is_that_of_float32(ran, replicas):
+    half, single = ran["float16", replicas][0]["loss"], ran["float32", replicas][0]["loss"]
+    np.testing.assert_allclose(half[1:], single[1:], rtol=0.02)
+    assert np.ptp(single[1:]) > 0.1
+
+
 @SEVERAL
 def test_replicas_that_normalize_by_their_own_batch_have_another_curve(ran, replicas):
     """So the agreement above is the layer's, and the test would notice its absence."""

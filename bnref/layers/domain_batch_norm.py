@@ -55,6 +55,10 @@ class DomainBatchNorm(BatchNorm):
         """Whose statistics? The examples of the same domain in this replica's batch."""
         return functional.moments_of_domains(x, domain, self.domains)
 
+    def update_population(self, moments):
+        """Remembered how? An exponential average for each domain, of its batches alone."""
+        super().update_population(moments)  # a row whose count is 0 stays as it is
+
     def population_moments(self, domain):
         """The population of each example's domain."""
         part = functional.checked_domain(domain, self.domains)

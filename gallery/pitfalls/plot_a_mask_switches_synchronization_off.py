@@ -6,8 +6,7 @@ Keras 3's ``BatchNormalization(synchronized=True)`` synchronizes only as long as
 With one, each replica normalizes by its own sequences: two replicas whose data have means 0 and 10
 remember **0.0 and 9.9 instead of 4.9**. Where all have the same data the outputs are still off by
 √(3(R − 1)/2n) of a standard deviation for R replicas and n valid steps: **11 %** with 8 replicas of
-8 sequences. There is no error and no warning, and a ``Masking`` or ``Embedding`` layer far above is
-enough, for Keras hands its mask on.
+8 sequences. Nothing warns, and a ``Masking`` layer far above is enough. tf_keras does it right.
 
 The symptom: a sequence model gets worse with every GPU, although its batch norm is synchronized.
 Question 1, *whose statistics*, is answered wrongly: the replica's, not the global batch's.
@@ -23,28 +22,25 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 import bnref
-from bnref import devices
+from bnref import devices, upstream
 
 devices.configure()
 N, STEPS, CHANNELS = 64, 20, 256
 
 # %%
-# Three layers, each after a ``Masking`` that hides steps of zeros. Momentum 0 remembers the last
-# batch alone.
+# Each layer follows a ``Masking`` that hides steps of zeros; momentum 0 remembers one batch alone.
 
 
-def keras_norm():  # wrong: it will get a mask
-    return keras.layers.BatchNormalization(synchronized=True, momentum=0.0)
+def norm_of(library):  # wrong with Keras 3: it will get a mask
+    return library.layers.BatchNormalization(synchronized=True, momentum=0.0)
 
 
 class Packed(keras.layers.Layer):  # right, in Keras alone: the valid steps as one long batch
-    def __init__(self):
-        super().__init__()
-        self.norm, self.supports_masking = keras_norm(), True
-
     def build(self, shape):
+        self.norm, self.supports_masking = norm_of(keras), True
         self.norm.build((None, shape[-1]))
 
     def call(self, x, training=False, mask=None):
@@ -56,71 +52,75 @@ class SyncMasked(bnref.SyncBatchNorm, bnref.MaskedBatchNorm):  # right
     """Whose statistics? The valid steps of all replicas; every method is inherited."""
 
 
-def on_replicas(count, make_norm, x):
+ARMS = {"Keras, with a mask": norm_of, "tf_keras, with a mask": norm_of}
+ARMS |= {"Keras, packed": lambda _: Packed(), "SyncMasked": lambda _: SyncMasked(momentum=0.0)}
+
+
+def on_replicas(count, name, x):
     """The outputs for the whole batch, and what each replica remembers of channel 0."""
-    through_one = tf.distribute.ReductionToOneDevice()
-    strategy = tf.distribute.MirroredStrategy(devices.replicas(count), through_one)
+    library, one = tf_keras if "tf_keras" in name else keras, tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.MirroredStrategy(devices.replicas(count), one)
     with strategy.scope():
-        norm = make_norm()
-        model = keras.Sequential([keras.layers.Masking(0.0), norm])
+        norm = ARMS[name](library)
+        model = library.Sequential([library.layers.Masking(0.0), norm])
         model.build((None, STEPS, CHANNELS))
-    parts = tf.reshape(x, (count, -1, STEPS, CHANNELS))
+    x = tf.reshape(x, (count, -1, STEPS, CHANNELS))
 
-    @tf.function
     def step():
-        context = tf.distribute.get_replica_context
-        return strategy.run(lambda: model(parts[context().replica_id_in_sync_group], training=True))
+        return model(x[tf.distribute.get_replica_context().replica_id_in_sync_group], training=True)
 
-    values = strategy.experimental_local_results
-    y = np.concatenate([each.numpy() for each in values(step())])
-    layer = norm.norm if isinstance(norm, Packed) else norm
-    return y, [float(each[0]) for each in values(layer.moving_mean.value)]
+    run = tf.function(strategy.run).get_concrete_function(step)
+    values, mean = strategy.experimental_local_results, getattr(norm, "norm", norm).moving_mean
+    y = np.concatenate([each.numpy() for each in values(run())])
+    return y, [float(v[0]) for v in values(mean if library is tf_keras else mean.value)]
 
 
 random = np.random.default_rng(0)
 mask = np.arange(STEPS) < random.integers(5, STEPS + 1, N)[:, None]
 alike = random.standard_normal((N, STEPS, CHANNELS)).astype("float32") * mask[..., None]
 other = (alike + 10 * (np.arange(N) >= N // 2)[:, None, None]) * mask[..., None]
-
-ARMS = {"Keras, with a mask": keras_norm, "Keras, packed": Packed}
-ARMS["SyncMasked"] = lambda: SyncMasked(momentum=0.0)
-remembered = {name: on_replicas(2, norm, other)[1] for name, norm in ARMS.items()}
+remembered = {name: on_replicas(2, name, other)[1] for name in ARMS}
 true = other[mask][:, 0].mean()
 
 counts, gaps = np.array([1, 2, 4, 8]), {name: [] for name in ARMS}
 reference = bnref.MaskedBatchNorm()(alike, mask=mask, training=True).numpy()[mask]
-for name, norm in ARMS.items():
+for name in ARMS:
     for count in counts:
-        y = on_replicas(count, norm, alike)[0][mask]
+        y = on_replicas(count, name, alike)[0][mask]
         gaps[name].append(np.sqrt(np.mean(np.square(y - reference))))
 predicted = np.sqrt(1.5 * (counts - 1) / mask.sum())
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 3.9), layout="constrained")
-for (name, means), style in zip(remembered.items(), ("C1s", "C2D", "C0o"), strict=True):
+for (name, means), style in zip(remembered.items(), ("C1s", "C4+", "C2D", "C0o"), strict=True):
     left.plot(means, [name] * 2, style, ms=9)
     right.plot(counts, gaps[name], style + "-", ms=7, label=name)
 left.axvline(true, color="#555555", ls=":", lw=1)
-left.set(title="Moving mean, two replicas", xlabel="dotted: all valid steps", ylim=(2.5, -0.5))
+left.set(title="Moving mean, two replicas", xlabel="dotted: all valid steps", ylim=(3.5, -0.5))
 right.plot(counts, predicted, "k:", label="√(3(R − 1)/2n)")
 right.set(title="Error of the outputs", xlabel="replicas R", ylabel="σ", xticks=counts)
 fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# To check your own model, print what the replicas remember (the line above): synchronized layers
-# remember the same. Where nobody gave a mask, look for ``Masking`` and ``mask_zero=True``. The fix
-# is one of the two classes; a mask taken off instead counts the padding
-# (:doc:`/gallery/variants/plot_masked_sequences`).
+# To check your own model, print what the replicas remember (above): synchronized layers remember
+# the same. Where nobody gave a mask, look for ``Masking`` and ``mask_zero=True``. The fix is one of
+# the two classes; without the mask padding counts (:doc:`/gallery/variants/plot_masked_sequences`).
 #
 # Conclusion
 # ----------
 
-print(f"all valid steps: {true:.2f}; remembered:", remembered)
+print(f"predicted: {predicted.round(4)}; all valid steps: {true:.2f}; remembered:", remembered)
 for name, gap in gaps.items():
-    print(f"{name:20} error with {counts} replicas:", np.round(gap, 4))
-print("predicted:", predicted.round(4))
-wrong, packed, sync_masked = ARMS
-assert max(abs(np.array(remembered[wrong]) - [0, 10])) < 0.3 and abs(true - 4.9) < 0.1
-assert max(abs(np.array(remembered[packed] + remembered[sync_masked]) - true)) < 1e-3
-assert max(abs(gaps[wrong][1:] / predicted[1:] - 1)) < 0.25 and abs(gaps[wrong][3] - 0.11) < 0.02
-assert max(gaps[packed] + gaps[sync_masked]) < 1e-4
+    print(f"{name:21} error with {counts} replicas:", np.round(gap, 4))
+wrong, *right = ARMS
+shows = np.ptp(remembered[wrong]) > 1
+upstream.defect(
+    "mask_unsynchronizes", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
+)
+if shows:
+    assert max(abs(np.array(remembered[wrong]) - [0, 10])) < 0.3
+    assert (
+        max(abs(gaps[wrong][1:] / predicted[1:] - 1)) < 0.25 and abs(gaps[wrong][3] - 0.11) < 0.02
+    )
+assert abs(true - 4.9) < 0.1 and max(np.ptp([true, *remembered[n]]) for n in right) < 1e-3
+assert max(max(gaps[name]) for name in right) < 1e-4

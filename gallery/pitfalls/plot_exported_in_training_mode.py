@@ -7,7 +7,7 @@ Exported in training mode, a model answers by the batch, and learns from whoever
 three in ten if they come sorted. And every request moves its population: after these requests even
 the right function of the same file has lost some points. In Keras 3 the fault can hide: where a
 model contains ``base(inputs, training=True)``, ``predict`` overrides it and is right, and
-``export`` keeps it and is wrong.
+``export`` keeps it and is wrong. tf_keras keeps it in both.
 
 The symptom: a served model that is good in large tests and useless in use. Question 3, *used when*,
 is answered with the batch's statistics at inference.
@@ -38,8 +38,9 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
-from bnref import datasets, devices, models, training
+from bnref import datasets, devices, models, training, upstream
 
 data = datasets.load("mnist").take(train=4000, test=500)
 TESTS = {"one batch": (500, False), "50 by 50, sorted": (50, True), "one by one": (1, False)}
@@ -116,5 +117,12 @@ right, wrong, after, keras_export, inner_export, inner_predict = runs.transpose(
 assert abs(wrong[:, 0] - right[:, 0]).max() < 0.05 and wrong[:, 2].max() < 0.2
 assert 0.15 < wrong[:, 1].mean() < 0.5 and (right - after).mean() > 0.02
 assert np.ptp(right, axis=1).max() < 0.005 and right.min() > 0.85
-assert abs(keras_export - right).max() < 0.005 and abs(inner_predict - right).max() < 0.005
-assert abs(inner_export - wrong).max() < 0.1
+assert abs(keras_export - right).max() < 0.005 and abs(inner_export - wrong).max() < 0.1
+hides = abs(inner_predict - right).max() < 0.005
+upstream.defect(
+    "training_overridden", hides, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
+)
+inputs, norm = tf_keras.Input((1,)), tf_keras.layers.BatchNormalization()
+old = tf_keras.Model(inputs, tf_keras.Sequential([norm])(inputs, training=True))
+old.predict(np.ones((8, 1)), verbose=0)
+assert norm.moving_mean.numpy() > 0, "tf_keras keeps training=True in predict"

@@ -5,10 +5,10 @@ Keras 3 cannot fit on several workers, but a custom loop can
 Under ``MultiWorkerMirroredStrategy`` the ``fit`` of Keras 3.15 ends at the first batch with
 **ValueError: Attempt to convert a value (PerReplica …)**. A loop around ``strategy.run`` works:
 with :class:`bnref.layers.SyncBatchNorm` two workers have the losses of one device, **to 0.001**.
-``fit`` of tf_keras, which is Keras 2, works too.
+``fit`` of tf_keras works too.
 
-The symptom is the message; the cause, that ``fit`` takes the workers' distributed batch for a
-tensor. None of the three questions is answered wrongly.
+The symptom is the message; the cause, that ``fit`` reduces a batch of several workers as if it were
+a tensor. None of the three questions is answered wrongly.
 
 .. symptom:: an error message
    :cause: Keras 3's ``fit`` does not know the distributed batches of several workers
@@ -25,17 +25,17 @@ import sys
 
 import matplotlib.pyplot as plt
 
+from bnref import upstream
+
 # %%
 # What each worker runs, with ``TF_CONFIG`` set before. The strategy comes before everything else.
 
 WORKER = """
-import importlib.util, json
+import json
 import tensorflow as tf
 
-d = tf.distribute.experimental
-ring = d.CommunicationOptions(implementation=d.CommunicationImplementation.RING)
-workers = tf.distribute.MultiWorkerMirroredStrategy(communication_options=ring)
-import bnref, keras, numpy as np
+workers = tf.distribute.MultiWorkerMirroredStrategy()
+import bnref, keras, numpy as np, tf_keras
 x = np.random.default_rng(0).standard_normal((640, 8)).astype("float32")
 data = tf.data.Dataset.from_tensor_slices((x, np.int64(x[:, 0] * x[:, 1] > 0))).batch(64)
 sharding = tf.data.Options()
@@ -67,17 +67,13 @@ def loop(strategy):  # right
     run = tf.function(lambda x, y: strategy.reduce("sum", strategy.run(step, (x, y)), None))
     batches = strategy.experimental_distribute_dataset(data)
     return [float(np.mean([run(*batch) for batch in batches])) for _ in range(3)]
-results = {}
+
 try:
-    results["Keras 3, fit"] = fit(keras)
+    results = {"Keras 3, fit": fit(keras)}
 except ValueError as error:
-    results["Keras 3, fit"] = f"ValueError: {error}".splitlines()[0]
-results["Keras 3, loop"] = loop(workers)
-if importlib.util.find_spec("tf_keras"):
-    import tf_keras
-    results["tf_keras, fit"] = fit(tf_keras)
-results["one device"] = loop(tf.distribute.get_strategy())
-print(json.dumps(results))
+    results = {"Keras 3, fit": f"ValueError: {error}".splitlines()[0]}
+results |= {"Keras 3, loop": loop(workers), "tf_keras, fit": fit(tf_keras)}
+print(json.dumps(results | {"one device": loop(tf.distribute.get_strategy())}))
 """
 
 # %%
@@ -102,24 +98,29 @@ answers = [json.loads(line) for line in lines if line.startswith('{"Keras 3')]
 assert answers, "\n".join(lines[-40:])
 results = answers[0]
 fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
-for (name, losses), style in zip(list(results.items())[1:], ("C0o", "C2^-", "C4-"), strict=False):
-    ax.plot(range(1, 4), losses, style, ms=8, label=name)
-ax.text(2, 0.15, "Keras 3, fit: ValueError at the first batch", color="C1", ha="center")
+for (name, losses), style in zip(results.items(), ("C1x", "C0o", "C2^-", "C4-"), strict=True):
+    if isinstance(losses, list):
+        ax.plot(range(1, 4), losses, style, ms=8, label=name)
+    else:
+        ax.text(2, 0.15, f"{name}: ValueError at the first batch", color="C1", ha="center")
 ax.set(xlabel="epoch", title="Training loss, two workers", xticks=range(1, 4), ylim=(0, 0.8))
-fig.legend(loc="outside lower center", ncols=3)
+fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# The fix is ``loop``, or tf_keras. On one machine with several GPUs ``MirroredStrategy`` needs no
-# second process. Met in
-# `keras-team/keras#20585 <https://github.com/keras-team/keras/issues/20585>`_.
+# The fix is ``loop``, or tf_keras; on one machine ``MirroredStrategy`` needs no second process. Met
+# in `keras-team/keras#20585 <https://github.com/keras-team/keras/issues/20585>`_.
 #
 # Conclusion
 # ----------
 
 for name, result in results.items():
     print(f"{name:14}", result if isinstance(result, str) else [round(loss, 4) for loss in result])
-assert "convert a value (PerReplica" in results["Keras 3, fit"]
+fails = isinstance(results["Keras 3, fit"], str)
+upstream.defect(
+    "fit_on_workers", fails, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
+)
+assert not fails or "convert a value (PerReplica" in results.pop("Keras 3, fit")
 for two, one in zip(results["Keras 3, loop"], results["one device"], strict=True):
     assert abs(two - one) < 1e-3
-assert all(losses[-1] < 0.8 * losses[0] for losses in list(results.values())[1:])
+assert all(losses[-1] < 0.8 * losses[0] for losses in results.values())

@@ -6,12 +6,12 @@ A model has a ``Resizing`` layer, and a ``call`` that does not name ``training``
 then in training mode even in ``predict``. It reads **fewer than 20 %** of the digits that come one
 by one, of which it reads more than 80 % in one batch, and each prediction moves the population. Of
 a Sequential model ``predict`` is right, and ``model(x)`` is wrong. ``CenterCrop``, ``RandomFlip``
-and ``RandomContrast`` do the same.
+and ``RandomContrast`` do the same. With tf_keras all is right.
 
-The symptom: a prediction depends on the other examples of the batch, and predicting changes the
-model. Question 3, *used when*, is answered wrongly: the batch's at inference. The cause: the
-``call`` of these layers has the default ``training=True``, and Keras hands a default on to the
-layers called later, as if somebody had said it. Where somebody says it, all is well.
+The symptom: a prediction depends on the rest of the batch, and predicting changes the model.
+Question 3, *used when*, is answered wrongly: the batch's at inference. The cause: the ``call`` of
+these layers has the default ``training=True``, and Keras 3 hands a default on to the layers called
+later, as if somebody had said it. Where somebody says it, all is well.
 
 .. symptom:: predictions depend on the batch
    :cause: Keras 3: an image layer before the batch norm, and nobody said ``training=False``
@@ -35,60 +35,60 @@ layers called later, as if somebody had said it. Where somebody says it, all is 
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import tf_keras
 
-from bnref import datasets, devices
+from bnref import datasets, devices, upstream
 
 # %%
 # An image layer and a batch norm, in three models. Does a call at inference move the population?
 
 
-class NotNamed(keras.Model):  # wrong
-    def __init__(self, *parts):
-        super().__init__()
-        self.parts = parts
+def models_of(library):
+    class NotNamed(library.Model):  # wrong with Keras 3
+        def __init__(self, *parts):
+            super().__init__()
+            self.parts = parts
 
-    def call(self, x):
-        for part in self.parts:
-            x = part(x)
-        return x
+        def call(self, x):
+            for part in self.parts:
+                x = part(x)
+            return x
 
+    class Named(NotNamed):  # right
+        def call(self, x, training=False):
+            for part in self.parts:
+                x = part(x, training=training)
+            return x
 
-class Named(NotNamed):  # right
-    def call(self, x, training=False):
-        for part in self.parts:
-            x = part(x, training=training)
-        return x
-
-
-MODELS = {"Sequential": lambda *parts: keras.Sequential(parts), "not named": NotNamed}
-MODELS["named"] = Named
-LAYERS = [keras.layers.Resizing(14, 14), keras.layers.CenterCrop(14, 14)]
-LAYERS += [keras.layers.RandomFlip(), keras.layers.RandomContrast(0.1), keras.layers.Rescaling(2)]
+    found = {"Sequential": lambda *parts: library.Sequential(parts), "not named": NotNamed}
+    return found | ({"named": Named} if library is keras else {})  # Resizing of Keras 2 refuses
 
 
-def moves(layer, model, call):
-    norm, images = keras.layers.BatchNormalization(), np.ones((8, 28, 28, 1), "float32")
-    model = MODELS[model](layer, norm)
-    model(images, training=False)
+CALLS = [lambda model, x: model.predict(x, verbose=0), lambda model, x: model(x)]
+CALLS += [lambda model, x: model(x, training=False)]
+
+
+def moves(library, layer, kind, call):
+    norm, images = library.layers.BatchNormalization(), np.ones((8, 28, 28, 1), "float32")
+    model = models_of(library)[kind](layer, norm)
+    norm.build((None, None, None, 1))
     model.compile(run_eagerly=True)
     call(model, images)
     return bool(norm.moving_mean.numpy().any())
 
 
 table = {}
-for layer in LAYERS:
-    for model in MODELS:
-        row = [
-            moves(layer, model, lambda model, x: model.predict(x, verbose=0)),
-            moves(layer, model, lambda model, x: model(x)),
-            moves(layer, model, lambda model, x: model(x, training=False)),
-        ]
-        table[type(layer).__name__, model] = row
-        print(f"{type(layer).__name__:15}{model:11} predict, (x), (x, training=False):", *row)
+for library in (keras, tf_keras):
+    image = library.layers
+    layers = [image.Resizing(14, 14), image.CenterCrop(14, 14), image.RandomFlip()]
+    for layer in [*layers, image.RandomContrast(0.1), image.Rescaling(2)]:
+        for kind in models_of(library):
+            case = library.__name__, type(layer).__name__, kind
+            table[case] = [moves(library, layer, kind, call) for call in CALLS]
+            print("{:9}{:15}{:11} predict, (x), (x, training=False):".format(*case), *table[case])
 
 # %%
-# What it costs a network of digits. In ``fit`` the fault does good: it turns on the training mode
-# that nobody names.
+# What it costs. In ``fit`` the fault does good: it turns on the training mode that nobody names.
 
 data = datasets.load("mnist").take(train=3000, test=300)
 
@@ -98,7 +98,7 @@ def accuracies(model, seed):
     keras.utils.set_random_seed(seed)
     parts = [keras.layers.Resizing(14, 14), keras.layers.Flatten(), keras.layers.Dense(64)]
     parts += [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
-    model = MODELS[model](*parts, keras.layers.Dense(10))
+    model = models_of(keras)[model](*parts, keras.layers.Dense(10))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, jit_compile=False)
     model.fit(data.x_train, data.y_train, batch_size=64, epochs=3, verbose=0)
@@ -119,16 +119,20 @@ plt.show()
 
 # %%
 # To check your own model, compare ``model(x)`` with ``model(x, training=False)``. The fix: name
-# ``training`` in every ``call`` and pass it on; or resize by ``keras.ops.image.resize``, which has
-# no mode. `keras-team/keras-hub#2776 <https://github.com/keras-team/keras-hub/pull/2776>`_ tells of
-# two segmentation models that were hit; `keras-team/keras#23166
-# <https://github.com/keras-team/keras/pull/23166>`_ mends Keras, but not yet in 3.15.1.
+# ``training`` in every ``call`` and pass it on; or resize by ``keras.ops.image.resize``. Met in
+# `keras-team/keras-hub#2776 <https://github.com/keras-team/keras-hub/pull/2776>`_; mended by
+# `keras-team/keras#23166 <https://github.com/keras-team/keras/pull/23166>`_, not yet in 3.15.1.
 #
 # Conclusion
 # ----------
 
-for (layer, model), row in table.items():
-    leaks = layer != "Rescaling" and model != "named"
-    assert row == [leaks and model == "not named", leaks, False], (layer, model)
+shows = any(map(any, table.values()))
+upstream.defect(
+    "training_leaks", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
+)
+for (library, layer, model), row in table.items():
+    leaks = shows and library == "keras" and layer != "Rescaling" and model != "named"
+    assert row == [leaks and model == "not named", leaks, False], (library, layer, model)
 print("test accuracy in batches of 300, 10, 1:", wrong.mean(0).round(3), right.mean(0).round(3))
-assert wrong[:, 0].min() > 0.8 and wrong[:, 2].max() < 0.2 and np.ptp(right, axis=1).max() < 0.01
+assert not shows or (wrong[:, 0].min() > 0.8 and wrong[:, 2].max() < 0.2)
+assert np.ptp(right, axis=1).max() < 0.01

@@ -5,12 +5,11 @@ A variance taken in one pass cancels: negative, NaN, or hundreds of times too la
 E[x²] − E[x]² subtracts two large numbers. In float32 its relative error is about **2⁻²⁴ (μ/σ)²**: 6
 parts in a million at μ = 10σ, 6 % at 1,000σ, and from 4,096σ on, 100 %: **about half of the
 variances come out negative or 0**. TensorFlow's fused batch norm does it when XLA compiles it, and
-gives NaN. Keras 3 does it with ``synchronized=True``, and cuts off at 0 what is negative: such a
-channel is multiplied by 1/√ε = **32**.
+gives NaN. Keras 3 and tf_keras do it with ``synchronized=True``, and cut off at 0 what is negative:
+such a channel is multiplied by 1/√ε = **32**.
 
-The symptom: NaN, or a model that learns on one GPU and not on two, or not with
-``jit_compile=True``. The mean of (x − μ)² has no such error. None of the three questions is
-answered wrongly: the answer to question 1, *whose statistics*, is right, and miscalculated.
+The symptom: NaN, or a model that learns on one GPU and not on two, or not compiled. None of the
+three questions is answered wrongly: *whose statistics*, 1, is answered rightly and miscalculated.
 
 .. symptom:: NaN or infinity
    :cause: the variance is computed as E[x²] − E[x]², which cancels where the mean is large
@@ -19,8 +18,8 @@ answered wrongly: the answer to question 1, *whose statistics*, is right, and mi
    :question: none
 
 .. symptom:: worse on two GPUs
-   :cause: ``synchronized=True`` in Keras 3 computes the variance in one pass, and the inputs are
-           not centred
+   :cause: ``synchronized=True`` in Keras 3 and tf_keras computes the variance in one pass, and the
+           inputs are not centred
    :check: ``np.max(np.abs(x.mean(0)) / x.std(0))`` of the layer's inputs is above 100
    :likelihood: seldom
    :question: none
@@ -30,14 +29,14 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 import bnref
-from bnref import devices
+from bnref import devices, upstream
 
 # %%
-# Both formulas are equal on paper; the first saves reading x a second time. Beside them:
-# TensorFlow's fused operation, compiled, on one device, and two synchronized layers on two replicas
-# of 128, with momentum 0, so that they remember the last batch alone.
+# Both formulas are equal on paper. Beside them: TensorFlow's fused operation, compiled, and
+# synchronized layers on two replicas of 128; momentum 0 remembers the last batch alone.
 
 devices.configure()
 N, CHANNELS, EPSILON = 256, 256, 1e-3
@@ -67,19 +66,18 @@ def on_two_replicas(norm, **options):
         index = tf.distribute.get_replica_context().replica_id_in_sync_group
         return layer(tf.reshape(x, (2, -1, CHANNELS))[index], training=True)
 
-    run = tf.function(lambda x: strategy.run(replica, args=(x,)))
-    return lambda x: (tf.concat(run(tf.constant(x)).values, 0), layer.moving_variance)
+    run = tf.function(strategy.run)
+    return lambda x: (tf.concat(run(replica, (x,)).values, 0), layer.moving_variance)
 
 
-through_one = tf.distribute.ReductionToOneDevice()
-strategy = tf.distribute.MirroredStrategy(devices.replicas(2), through_one)
-ARMS = {
-    "TensorFlow, fused, XLA": compiled,
-    "Keras, synchronized": on_two_replicas(keras.layers.BatchNormalization, synchronized=True),
-    "one pass": lambda x: (x, one_pass(x)),
-    "bnref.SyncBatchNorm": on_two_replicas(bnref.SyncBatchNorm),
-    "two passes": lambda x: (x, two_pass(x)),
-}
+strategy = tf.distribute.MirroredStrategy(devices.replicas(2), tf.distribute.ReductionToOneDevice())
+ARMS = {"TensorFlow, fused, XLA": compiled, "one pass": lambda x: (x, one_pass(x))}
+for library in (keras, tf_keras):
+    norm = on_two_replicas(library.layers.BatchNormalization, synchronized=True)
+    ARMS[f"{library.__name__}, synchronized"] = norm
+ARMS["bnref.SyncBatchNorm"] = on_two_replicas(bnref.SyncBatchNorm)
+ARMS["two passes, XLA"] = tf.function(lambda x: (x, two_pass(x)), jit_compile=True)
+
 random, ratios = np.random.default_rng(0), np.logspace(0, 5, 11)
 errors, unusable = {name: [] for name in ARMS}, {name: [] for name in ARMS}
 for ratio in ratios:
@@ -91,9 +89,8 @@ for ratio in ratios:
         unusable[name].append(np.mean(variance <= 0))
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 4), layout="constrained")
-styles = "C3v-", "C1s-", "C4x-", "C0o-", "C2+-"
-for (name, error), style in zip(errors.items(), styles, strict=True):
-    left.loglog(ratios, error, style, ms=5, lw=1, label=name)
+for name, style in zip(ARMS, ("C3v-", "C4d-", "C1s-", "kx", "C0o-", "C2+-"), strict=True):
+    left.loglog(ratios, errors[name], style, ms=5, lw=1, label=name)
     right.semilogx(ratios, 100 * np.array(unusable[name]), style, ms=5, lw=1)
 left.loglog(ratios, 2.0**-24 * ratios**2, "k:", label="2⁻²⁴ (μ/σ)²")
 left.set(xlabel="μ/σ", title="Relative error of σ²")
@@ -103,30 +100,34 @@ plt.show()
 
 # %%
 # Inside a network μ/σ is seldom above 10, and nobody notices. Raw inputs are another matter: years
-# (2,000 ± 8) have 250, pressures in pascal (101,000 ± 700) have 144, the seconds of one day in Unix
-# time 70,000. To check your own model, take μ/σ of what enters the layer, channel by channel. The
-# fix: ``two_pass``, or :class:`bnref.layers.SyncBatchNorm`, which combines means and variances; or
-# centre the inputs once (``keras.layers.Normalization``). Cutting the variance off at 0 removes the
-# NaN and leaves the error. Met in
-# `tensorflow/tensorflow#3290 <https://github.com/tensorflow/tensorflow/issues/3290>`_,
-# `tensorflow/tensorflow#25115 <https://github.com/tensorflow/tensorflow/pull/25115>`_ (XLA),
-# `google/flax#1491 <https://github.com/google/flax/issues/1491>`_ and
-# `keras-team/keras#18795 <https://github.com/keras-team/keras/pull/18795>`_ (cut off at 0).
+# (2,000 ± 8) have 250, the seconds of one day in Unix time 70,000. To check your own model, take
+# μ/σ of what enters the layer, channel by channel. The fix: ``two_pass``, or
+# :class:`bnref.layers.SyncBatchNorm`; or centre the inputs once (``keras.layers.Normalization``).
+# Met in XLA (`tensorflow/tensorflow#118701
+# <https://github.com/tensorflow/tensorflow/issues/118701>`_), and cut off at 0 by
+# `keras-team/keras#18795 <https://github.com/keras-team/keras/pull/18795>`_.
 #
 # Conclusion
 # ----------
 
 for name, error in errors.items():
     print(f"{name:22} error at μ/σ = 10, 1,000, 100,000:", *(f"{error[i]:.1e}" for i in (2, 6, 10)))
-for name in list(ARMS)[:3]:
-    share = (np.array(errors[name]) / (2.0**-24 * ratios**2))[2:7]
-    assert min(share) > 0.1 and max(share) < 10, "the theory's order of magnitude"
-    assert name.startswith("Keras") or errors[name][-1] > 200
-    assert min(unusable[name][-2:]) > 0.3 and max(unusable[name][-2:]) < 0.8, "about half"
-for name in list(ARMS)[3:]:
-    assert max(errors[name]) < 0.01 and max(unusable[name]) == 0
+cancels = {name: error[-1] > 0.5 for name, error in errors.items()}
+xla, one, sync, *others = cancels.values()
+upstream.defect("variance_cancels_in_xla", xla, seen_on={"tensorflow": "2.21.0"}, fixed_in=None)
+upstream.defect(
+    "variance_cancels", sync, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
+)
+assert [one, *others] == [True, True, False, False]
+for name, share in unusable.items():
+    assert cancels[name] or (max(errors[name]) < 0.01 and max(share) == 0)
+    if cancels[name]:
+        theory = (np.array(errors[name]) / (2.0**-24 * ratios**2))[2:7]
+        assert min(theory) > 0.1 and max(theory) < 10, "the theory's order of magnitude"
+        assert min(share[-2:]) > 0.3 and max(share[-2:]) < 0.8, "about half"
+        assert "synchronized" in name or errors[name][-1] > 200
 lost = np.isnan(outputs["TensorFlow, fused, XLA"][0]).any(0).mean()
-y, variance = outputs["Keras, synchronized"]
+y, variance = outputs["tf_keras, synchronized"]
 factor = np.median((y.std(0) / np.sqrt(true))[variance == 0])
-print(f"μ/σ = 100,000: {lost:.0%} of the channels NaN; Keras, variance 0: grow {factor:.1f}-fold")
-assert 0.2 < lost < 0.8 and abs(factor * EPSILON**0.5 - 1) < 0.05
+print(f"μ/σ = 100,000: {lost:.0%} of the channels NaN; variance 0: grow {factor:.1f}-fold")
+assert (0.2 < lost < 0.8) == xla and abs(factor * EPSILON**0.5 - 1) < 0.05

@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tf_keras
 
-from bnref import datasets, devices
+from bnref import datasets, devices, upstream
 
 LIBRARIES = {"Keras 3": keras, "tf_keras": tf_keras}
 
@@ -115,15 +115,18 @@ ax.set(title="Test accuracy after fine-tuning", xlim=(0, 1), ylim=(len(arms) - 0
 plt.show()
 
 # %%
-# `keras-team/keras#20285 <https://github.com/keras-team/keras/issues/20285>`_ reported it against
-# Keras's guide. `A change <https://github.com/keras-team/keras/pull/23364>`_ of July 2026, merged
-# and not in Keras 3.15.1, lets what was recorded hold again.
+# Met in `keras-team/keras#20285 <https://github.com/keras-team/keras/issues/20285>`_. `A change
+# <https://github.com/keras-team/keras/pull/23364>`_ of July 2026 mends it, but not yet in 3.15.1.
 #
 # Conclusion
 # ----------
 
+shows = table["Keras 3", recorded][0] > 0
+upstream.defect(
+    "training_overridden", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
+)
 for (name, call), row in table.items():
-    moves = call == "base(x)" or (call == recorded and name == "Keras 3")
+    moves = call == "base(x)" or (call == recorded and name == "Keras 3" and shows)
     assert [moved == 0 for moved in row] == [not moves, not moves, True, True]
 print("test accuracy, in the order of the figure:", *runs.round(3).tolist())
-assert (runs[1] < runs[0]).all() and (runs[0] - runs[1]).mean() > 0.15
+assert not shows or ((runs[1] < runs[0]).all() and (runs[0] - runs[1]).mean() > 0.15)

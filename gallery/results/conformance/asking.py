@@ -1,0 +1,122 @@
+"""What is asked of an implementation, what comes back, and what is made of it."""
+
+import importlib.util
+from importlib import metadata
+from typing import NamedTuple
+
+import tensorflow as tf
+
+__all__ = ["ABSENT", "AGREES", "DIFFERS", "VERDICTS", "WRONG", "Cell", "Implementation"]
+__all__ += ["Outcome", "REFUSALS", "Step", "said"]
+
+AGREES, DIFFERS, WRONG, ABSENT = VERDICTS = (
+    "as the formula",
+    "differs by design",
+    "wrong",
+    "not offered",
+)
+
+
+# How the libraries say that they will not; anything else is a fault of the program.
+REFUSALS = (TypeError, ValueError, RuntimeError, tf.errors.OpError)
+
+
+class Cell(NamedTuple):
+    """A cell of the table: one of `VERDICTS`, a few words, and a sentence or two."""
+
+    verdict: str
+    value: str
+    details: str
+
+
+class Step(NamedTuple):
+    """One step of training, and one of inference after it; γ is 1 and β is 0.
+
+    Attributes
+    ----------
+    parts : list of array, shape (N, ..., C)
+        A batch for each replica; one batch alone is trained on without replicas.
+    options : dict
+        Arguments of the implementation, by its own names.
+    new, epsilon : float, optional
+        The weight of the new batch in what is remembered, and ε; else the defaults.
+    start : pair of array, shape (C,), optional
+        Population mean and variance before the step; else what the implementation starts from.
+    dy : list of array, optional
+        The gradients of the loss by y, one for each part.
+    masks : list of array of bool, shape (N, ...), optional
+        True for what is there.
+    switch : str, optional
+        One of the implementation's `switches`, used before the step.
+    then : array, optional
+        A batch for inference after the step, the same on every replica.
+    half : bool
+        In float16, as the implementation means it to be used: see its `half`.
+    """
+
+    parts: list
+    options: dict = {}  # noqa: RUF012
+    new: float | None = None
+    epsilon: float | None = None
+    start: tuple | None = None
+    dy: list | None = None
+    masks: list | None = None
+    switch: str | None = None
+    then: object = None
+    half: bool = False
+
+
+class Outcome(NamedTuple):
+    """Arrays that a step leaves; `y`, `dx` and `evaluated` have one for each replica.
+
+    `mean` and `variance`, shape (C,), are what is saved and read back, or (R, C) where the
+    implementation keeps a state for each replica, and saves none by itself.
+    """
+
+    y: list
+    dx: list | None
+    mean: object
+    variance: object
+    evaluated: list | None
+
+
+class Implementation:
+    """One row of the table; a subclass says how a `Step` is run."""
+
+    modules = ()  # what must be installed besides bnref's own dependencies
+    distributions = ()  # whose versions are recorded
+    momentum, epsilon = "momentum", "epsilon"  # the names of the arguments
+    weighs_new = False  # what the argument weighs: for `new`; the probe of momentum measures it
+    synchronized = False  # asked on two replicas then, half of the batch on each
+    saves = True
+    half = {}  # noqa: RUF012  (options for float16)
+    cures = {}  # noqa: RUF012  (options that mend a variance that cancels)
+    switches = {}  # noqa: RUF012  (name: whether it is said to the layer, "layer", or in a "call")
+    note = ""  # put before every value
+
+    def missing(self):
+        """The first module that is needed and not installed, or None."""
+        return next((m for m in self.modules if importlib.util.find_spec(m) is None), None)
+
+    def versions(self):
+        """The versions it is measured on, such as ``"flax 0.12.8, jax 0.10.2"``."""
+        return ", ".join(f"{name} {metadata.version(name)}" for name in self.distributions)
+
+    def options(self, step):
+        """The arguments that a step asks for."""
+        named = {**(self.half if step.half else {}), **step.options}
+        if step.new is not None:
+            named[self.momentum] = step.new if self.weighs_new else 1 - step.new
+        if step.epsilon is not None:
+            named[self.epsilon] = step.epsilon
+        return named
+
+    def run(self, step):
+        """Return the `Outcome` of a `Step`."""
+        raise NotImplementedError
+
+
+def said(error):
+    """An error in one line; of Keras's, which are framed by the call's arguments, the message."""
+    text = str(error).partition("\x1b[1m")[2].partition("\x1b[0m")[0] or str(error)
+    return f"{type(error).__name__}: {' '.join(text.split())[:200]}"

@@ -1,0 +1,57 @@
+"""Batch normalization as arXiv 1502.03167 has it, in float64, and what figures are compared by."""
+
+import numpy as np
+
+__all__ = ["far", "gradient", "joined", "moments", "normalized", "size", "spread"]
+__all__ += ["stretch"]
+
+
+def moments(x, mask=None):
+    """Mean and biased variance of each channel; only of what the mask has."""
+    rows = np.asarray(x, np.float64)
+    rows = rows.reshape(-1, rows.shape[-1]) if mask is None else rows[mask]
+    return rows.mean(0), rows.var(0)
+
+
+def normalized(x, mean, variance, epsilon):
+    """x̂, which is y where γ is 1 and β is 0."""
+    return (np.asarray(x, np.float64) - mean) / np.sqrt(variance + epsilon)
+
+
+def gradient(x, dy, epsilon):
+    """dx: the three terms of the paper's section 3, put together."""
+    mean, variance = moments(x)
+    hat, dy = normalized(x, mean, variance, epsilon), np.asarray(dy, np.float64)
+    axes = tuple(range(dy.ndim - 1))
+    return (dy - dy.mean(axes) - hat * (dy * hat).mean(axes)) / np.sqrt(variance + epsilon)
+
+
+def far(actual, expected):
+    """The largest difference, over the largest of what is expected; infinite for NaN."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    if actual.shape != expected.shape:
+        raise ValueError(f"actual has shape {actual.shape}, expected {expected.shape}")
+    with np.errstate(invalid="ignore"):
+        found = np.max(np.abs(actual - expected)) / np.max(np.abs(expected))
+    return found if np.isfinite(found) else np.inf
+
+
+def size(figure):
+    """A figure of which one digit is of interest; small ones as powers of ten, which `1e-07` is."""
+    return f"{figure:.0e}" if 0 < figure < 0.01 else f"{float(f'{figure:.1g}'):g}"
+
+
+def stretch(x, y):
+    """By how much each channel is multiplied: the standard deviation of y over that of x."""
+    axes = tuple(range(np.ndim(x) - 1))
+    return np.std(np.asarray(y, np.float64), axes) / np.std(np.asarray(x, np.float64), axes)
+
+
+def spread(implementation, array):
+    """The batch's halves, for what is asked on two replicas; else the batch."""
+    return np.split(array, 2) if implementation.synchronized else [array]
+
+
+def joined(parts):
+    """The batch of all replicas."""
+    return np.concatenate(parts)

@@ -1,0 +1,48 @@
+"""Replicas of TensorFlow: the same function on each, on logical CPU devices where no GPUs are."""
+
+import functools
+
+import tensorflow as tf
+
+from bnref import devices
+
+__all__ = ["everywhere", "strategy_of"]
+
+
+@functools.cache
+def strategy_of(count):
+    """One strategy for each number of replicas; the default one, without replicas, for 1.
+
+    Sums go through one device: two strategies that talk by collectives in one process can mistake
+    each other's messages.
+    """
+    if count == 1:
+        return tf.distribute.get_strategy()
+    through_one = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices.replicas(count), through_one)
+
+
+def everywhere(function, *columns):
+    """Call the function on each replica with its entry of each column; None stays None.
+
+    Returns a list for each of the function's results, with one array a replica.
+    """
+    count = max(len(column) for column in columns if column is not None)
+    if count == 1:
+        results = function(*(None if c is None else tf.constant(c[0]) for c in columns))
+        return [[_array(each)] for each in results]
+    strategy = strategy_of(count)
+
+    def shared(column):
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(column[context.replica_id_in_sync_group])
+        )
+
+    given = [None if column is None else shared(column) for column in columns]
+    results = tf.function(lambda *given: strategy.run(function, args=given))(*given)
+    local = strategy.experimental_local_results
+    return [[_array(each) for each in local(result)] for result in results]
+
+
+def _array(result):
+    return None if result is None else tf.convert_to_tensor(result).numpy()

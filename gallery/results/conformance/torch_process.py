@@ -1,0 +1,81 @@
+"""One step of a layer of PyTorch, in a process of its own where there are several.
+
+``python torch_process.py FOLDER RANK COUNT`` joins COUNT processes by gloo on 127.0.0.1, takes
+``job.pickle`` from the folder and leaves ``RANK.pickle`` there. It imports nothing of bnref.
+"""
+
+import datetime
+import pickle
+import sys
+from pathlib import Path
+
+__all__ = ["step"]
+
+SECONDS = 60  # a process whose peer is gone gives up after so long
+
+
+def step(job, rank=0, count=1):
+    """The outputs of one replica, as a dict of arrays, channels last."""
+    import torch
+
+    device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    x = tensor(job["parts"][rank], device).requires_grad_()
+    layer = getattr(torch.nn, job["layer"])(x.shape[1], **job["options"]).to(device)
+    if job["start"] is not None:
+        layer.running_mean.copy_(torch.tensor(job["start"][0]))
+        layer.running_var.copy_(torch.tensor(job["start"][1]))
+    model = looped = torch.nn.Sequential(layer)
+    if count > 1:
+        looped = torch.nn.parallel.DistributedDataParallel(model)
+    if job["switch"] == "layer.eval()":  # once, when the model is made; the loop calls train()
+        layer.eval()
+    looped.train()
+    if job["switch"] == "layer.eval() after every model.train()":
+        layer.eval()
+    y = looped(x) if job["masks"] is None else layer(x, mask=torch.tensor(job["masks"][rank]))
+    if job["dy"] is not None:
+        y.backward(tensor(job["dy"][rank], device).to(y.dtype))
+    torch.save(model.state_dict(), path := Path(job["folder"]) / f"model{rank}.pt")
+    saved = torch.load(path)
+    evaluated = None if job["then"] is None else looped.eval()(tensor(job["then"], device))
+    found = {"y": y, "dx": x.grad, "evaluated": evaluated}
+    return {name: None if v is None else array(v) for name, v in found.items()} | {
+        name: saved[f"0.running_{key}"].cpu().numpy()
+        for name, key in (("mean", "mean"), ("variance", "var"))
+    }
+
+
+def tensor(values, device):
+    """Channels first, as PyTorch has them."""
+    import numpy as np
+    import torch
+
+    return torch.tensor(np.moveaxis(values, -1, 1).copy(), device=device)
+
+
+def array(values):
+    """Channels last."""
+    import numpy as np
+
+    return np.moveaxis(values.detach().cpu().numpy(), 1, -1)
+
+
+def main(folder, rank, count):
+    """Join the others, step once, and leave the outputs or the error."""
+    from torch import distributed
+
+    job = pickle.loads((folder / "job.pickle").read_bytes())
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count,
+        timeout=datetime.timedelta(seconds=SECONDS),
+    )  # fmt: skip
+    try:
+        result = step(job, rank, count)
+    except (TypeError, ValueError, RuntimeError) as error:
+        result = error
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

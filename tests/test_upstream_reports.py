@@ -1,0 +1,157 @@
+"""Each report to a framework: its program runs alone, and prints what the report says it prints."""
+
+import ast
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+
+import defects  # noqa: E402  (it lies in the site's folder of extensions)
+
+REPORTS = {path.stem: path for path in sorted((ROOT / "docs" / "upstream").glob("*.md"))}
+DEFECTS = {each.name: each for each in defects.defects(ROOT / "gallery")}
+PARTS = ["Program", "It prints", "Expected", "Workaround", "Related"]
+LIMIT = 120  # seconds, for the day a program hangs
+
+each_report = pytest.mark.parametrize("name", REPORTS)
+
+
+def text(name):
+    return REPORTS[name].read_text("utf-8")
+
+
+def block(name, language):
+    """The one block of code in this language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", text(name), re.M | re.S)
+    return found
+
+
+def is_gone(defect):
+    package, _ = defect.seen_on[0]
+    return bool(defect.fixed_in) and Version(version(package)) >= Version(defect.fixed_in)
+
+
+def printed(program, folder, limit=LIMIT):
+    """What a program prints, in a group of processes of its own, of which none may be left."""
+    path = folder / "program.py"
+    path.write_text(program, "utf-8")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("TF_CONFIG", None)
+    with subprocess.Popen(
+        [sys.executable, path], cwd=folder, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=limit)
+            assert not end(process), "the program left processes behind"
+        finally:
+            end(process)
+    assert process.returncode == 0, errors
+    return output
+
+
+def end(process):
+    """End whatever is alive of a program and of what it started; whether there was anything."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_each_defect_has_a_report_and_each_report_a_defect():
+    assert set(REPORTS) == set(DEFECTS)
+    assert len(REPORTS) >= 8
+
+
+@each_report
+def test_the_program_prints_what_the_report_says_until_the_defect_is_gone(name, tmp_path):
+    output = printed(block(name, "python"), tmp_path)
+    if is_gone(DEFECTS[name]):
+        assert output != block(name, "text")
+    else:
+        assert output == block(name, "text")
+
+
+@each_report
+def test_the_program_needs_the_framework_alone_and_only_what_it_makes_public(name):
+    tree = ast.parse(block(name, "python"))
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert imported <= {"keras", "tensorflow", "numpy", *sys.stdlib_module_names}
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not [each for each in used - {"__init__", "__name__"} if each.startswith("_")]
+    assert "src" not in used
+
+
+@each_report
+def test_a_report_has_all_its_parts_and_the_versions_that_the_page_names(name):
+    before, line, report = text(name).partition("\n---\n")
+    assert line and before.startswith("# ")
+    assert re.findall(r"^## (.*)$", report, re.M) == PARTS
+    (versions,) = re.findall(r"^Versions: (.*)\.$", report, re.M)
+    for package, number in DEFECTS[name].seen_on:
+        assert f"{defects.NAMES[package]} {number}" in versions
+    assert "bnref" not in report
+
+
+@each_report
+def test_a_paragraph_is_one_line_because_github_keeps_the_breaks_within(name):
+    prose = re.sub(r"^```.*?^```$", "\n", text(name), flags=re.M | re.S)
+    paragraphs = [each.strip().splitlines() for each in prose.split("\n\n")]
+    wrapped = [
+        each for each in paragraphs if not all(re.match(r"\d\. |#", one) for one in each[1:])
+    ]
+    assert wrapped == []
+
+
+@each_report
+def test_the_name_of_a_thread_is_that_of_its_address(name):
+    threads = re.findall(r"\[([\w.-]+/[\w.-]+)#(\d+)\]\((\S+?)\)", text(name))
+    assert threads
+    for repository, number, address in threads:
+        assert re.fullmatch(rf"https://github\.com/{repository}/(issues|pull)/{number}", address), (
+            address
+        )
+
+
+def test_a_program_that_leaves_a_process_behind_is_told_and_the_process_ended(tmp_path):
+    os.mkfifo(tmp_path / "held")  # by the process, until it ends
+    reader = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
+    program = """
+import os, subprocess, sys
+held = os.open("held", os.O_WRONLY)
+wait = [sys.executable, "-c", "import signal; signal.pause()"]
+subprocess.Popen(wait, pass_fds=[held], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+"""
+    with pytest.raises(AssertionError, match="left processes behind"):
+        printed(program, tmp_path)
+    assert select.select([reader], [], [], LIMIT)[0], "still held"
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_a_program_that_hangs_is_ended(tmp_path, processes):
+    with pytest.raises(subprocess.TimeoutExpired):
+        printed("import signal\nsignal.pause()\n", tmp_path, limit=0.5)
+    assert processes[-1].returncode == -signal.SIGKILL
+
+
+def test_a_program_that_fails_shows_why(tmp_path):
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        printed("1 / 0", tmp_path)
