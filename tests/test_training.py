@@ -412,3 +412,23 @@ def test_options_out_of_range_are_refused_before_anything_is_trained(separable, 
         train(model, *separable, steps=2, batch_size=16, **options)
     for actual, expected in zip(weights(model), before, strict=True):
         np.testing.assert_array_equal(actual, expected)
+
+
+def test_labels_of_several_positions_an_example_are_counted_one_by_one(batch):
+    x, y = batch((5, 7, 4)), np.arange(35).reshape(5, 7) % 3
+    model = keras.Sequential([keras.Input((7, 4)), keras.layers.Dense(3)])
+    logits = np.float64(model(x))
+    losses = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, y[..., None], -1)[..., 0]
+    loss, accuracy = evaluate(model, x, y, batch_size=2)
+    assert loss == pytest.approx(losses.mean(), rel=1e-5)
+    assert accuracy == np.mean(logits.argmax(-1) == y) and 0 < accuracy < 1
+
+
+def test_an_optimizer_that_accumulates_by_itself_is_accepted(separable):
+    model = small_model()
+    before = weights(model)
+    step = compiled_step(model, keras.optimizers.SGD(0.5, gradient_accumulation_steps=2))
+    step(*(each[:8] for each in separable))
+    np.testing.assert_array_equal(before[0], weights(model)[0])
+    step(*(each[8:16] for each in separable))
+    assert np.abs(before[0] - weights(model)[0]).max() > 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -209,6 +210,16 @@ def test_each_worker_gets_the_script_the_arguments_its_place_and_an_address(scri
     assert len(set(told[0]["addresses"])) == 3
     assert told[0]["addresses"] == told[1]["addresses"] == told[2]["addresses"]
     assert all(each.startswith("127.0.0.1:") for each in told[0]["addresses"])
+
+
+def test_two_launches_from_the_same_random_state_have_other_ports(script, tmp_path):
+    """As two programs have that both begin by setting the same seed."""
+    seen = []
+    for _ in range(2):
+        random.seed(0)
+        workers.start(script, 2, str(tmp_path), timeout=60)
+        seen.append(said_by(tmp_path, 0)["addresses"])
+    assert seen[0] != seen[1]
 
 
 def test_what_the_workers_print_goes_where_it_is_wanted(tmp_path):

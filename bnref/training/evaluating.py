@@ -21,8 +21,8 @@ def evaluate(model, x, y, *, batch_size=500):
     Parameters
     ----------
     model : keras.Model
-        From `x` to logits, shape (N, classes).
-    x, y : array, shapes (N, ...) and (N,)
+        From `x` to logits, shape (N, classes), or one row a label.
+    x, y : array, shapes (N, ...) and (N,), or (N, T) for logits of shape (N, T, classes)
     batch_size : int
         How many are passed at a time, over all replicas; it does not change the result.
 
@@ -39,7 +39,7 @@ def evaluate(model, x, y, *, batch_size=500):
     for i in range(0, len(x), batch_size):
         batch = (tf.convert_to_tensor(each[i : i + batch_size]) for each in (x, y))
         totals += strategy.reduce("sum", run(*batch), axis=None)
-    loss, accuracy = totals / len(x)
+    loss, accuracy = totals / np.size(y)
     return float(loss), float(accuracy)
 
 

@@ -53,6 +53,7 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
         or fewer examples than `accumulate`.
     """
     strategy = model.distribute_strategy
+    replicas = strategy.num_replicas_in_sync
     check_whole(accumulate=accumulate)
     _check(optimizer, jit_compile, strategy)
     loss = loss or tf.nn.sparse_softmax_cross_entropy_with_logits
@@ -66,7 +67,7 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
                 own = _share_of_loss(model, loss, *share(*part), examples)
                 if model.losses:
                     penalty = tf.add_n([tf.cast(each, tf.float32) for each in model.losses])
-                    own += penalty / (strategy.num_replicas_in_sync * accumulate)
+                    own += penalty / (replicas * accumulate)
                 scaled = optimizer.scale_loss(own)
             gradients.append(tape.gradient(scaled, [v.value for v in model.trainable_variables]))
             value += own
@@ -79,8 +80,11 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
 
     def step(x, y):
         if len(x) < accumulate:
-            raise ValueError(f"accumulate must be at most the batch's {len(x)}, not {accumulate}")
-        return strategy.reduce("sum", on_replicas(x, y), axis=None)
+            raise ValueError(
+                f"accumulate must be at most {len(x)}, the batch; received {accumulate}"
+            )
+        loss = on_replicas(x, y)
+        return strategy.reduce("sum", loss, axis=None) if replicas > 1 else loss
 
     step.on_replicas = on_replicas
     return step
@@ -112,8 +116,8 @@ def _check(optimizer, jit_compile, strategy):
             "jit_compile must be False with several replicas, as XLA cannot read other devices' "
             f"variables; received {jit_compile!r} with {replicas} replicas"
         )
-    of = getattr(optimizer.iterations.value, "distribute_strategy", None)
-    if replicas > 1 and of is not strategy:
+    of = [getattr(each.value, "distribute_strategy", None) for each in optimizer.variables]
+    if replicas > 1 and any(each is not strategy for each in of):
         raise ValueError(
             "optimizer must be made in the scope of the model's strategy; received "
             f"{type(optimizer).__name__} made outside of it"

@@ -97,7 +97,8 @@ def _wait(processes, timeout, grace):
 def _free_ports(count):
     """``count`` ports of 127.0.0.1 that nobody listens at."""
     found = []
-    for port in random.sample(_PORTS, len(_PORTS)):
+    # Not by the global random state: two programs with the same seed would choose the same.
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:

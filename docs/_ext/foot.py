@@ -61,6 +61,10 @@ def watch(gallery_conf, fname, when):
         log.propagate = False  # the foot says it; a log line on the page would say it twice
         _watch.data, _watch.started = [], time.perf_counter()
     else:
+        import tensorflow as tf
+
+        if not tf.executing_eagerly():  # the next page of this process would fail instead
+            raise RuntimeError(f"{fname} must leave the graph that it entered")
         log.removeHandler(_watch)
         facts = {
             "devices": devices.describe(), "data": _watch.data, "scale": devices.scale(),

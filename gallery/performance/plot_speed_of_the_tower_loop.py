@@ -72,11 +72,11 @@ labels = random.integers(0, 10, 128)
 def opened(build, placement, stack):
     """A function that takes a step in a session of its own and returns the towers' losses."""
     place = stack.enter_context(placement)
-    with graph.tensorflow_1(seed=0):
-        x, y = tf1.placeholder(tf.float32, images.shape), tf1.placeholder(tf.int32, labels.shape)
-        fetches = build(x, y, place)
-        session = stack.enter_context(graph.session(place))
-        session.run(tf1.global_variables_initializer())
+    stack.enter_context(graph.tensorflow_1(seed=0))  # left after the session that is in it
+    x, y = tf1.placeholder(tf.float32, images.shape), tf1.placeholder(tf.int32, labels.shape)
+    fetches = build(x, y, place)
+    session = stack.enter_context(graph.session(place))
+    session.run(tf1.global_variables_initializer())
     return lambda: session.run(fetches, {x: images, y: labels})[1]
 
 
