@@ -1,6 +1,7 @@
 """How a global batch is shared out over the replicas, and the order of the examples."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral
 
 import numpy as np
@@ -11,6 +12,8 @@ __all__ = ["shuffled_batches"]
 
 def shuffled_batches(x, y, *, batch_size, seed, carry=True, start=0):
     """Batches without end, each epoch in a new order; the order depends on ``seed`` alone.
+
+    The next batch is drawn while the one before it is used.
 
     Parameters
     ----------
@@ -29,8 +32,16 @@ def shuffled_batches(x, y, *, batch_size, seed, carry=True, start=0):
     x, y : tensors, shapes (batch_size, ...)
     """
     orders = _orders(len(x), batch_size=batch_size, seed=seed, carry=carry)
-    for chosen in itertools.islice(orders, start, None):
-        yield tf.constant(x[chosen]), tf.constant(y[chosen])
+    orders = itertools.islice(orders, start, None)
+
+    def draw(chosen):
+        return tf.constant(x[chosen]), tf.constant(y[chosen])
+
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(draw, next(orders))
+        while True:
+            batch, coming = coming.result(), ahead.submit(draw, next(orders))
+            yield batch
 
 
 def _orders(size, *, batch_size, seed, carry):
