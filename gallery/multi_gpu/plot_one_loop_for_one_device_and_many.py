@@ -101,7 +101,8 @@ plt.show()
 # part divided by the *global* batch, and the optimizer adds the gradients up. Batch norm weighs the
 # parts by their counts. All evaluate by the population that is saved. With ``accumulate=k`` batch
 # norm sees k parts of the batch one by one, and the curve is another:
-# :doc:`/gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch`.
+# :doc:`/gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch`. For float16 set Keras's
+# policy ``mixed_float16``, and wrap the optimizer in ``LossScaleOptimizer``.
 #
 # On several machines run the file on each, with the addresses of all and its own number. Under
 # Slurm, in a job with one task a node::

@@ -76,8 +76,8 @@ def fit_and_loop(norm, data, rounds):
 
 
 # %%
-# It is measured in a process of its own: under ``MirroredStrategy`` on a busy processor, ``fit``
-# ends in about one of 25 runs by a segmentation fault. Such a run is repeated, and counted below.
+# It is measured in a process of its own: under ``MirroredStrategy`` on a busy processor, about one
+# of 25 trials of ``fit`` ended by a segmentation fault. Such a run is repeated, and counted below.
 
 if sys.argv[1:] == ["measure"]:
     devices.configure()
