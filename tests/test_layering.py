@@ -44,7 +44,7 @@ MAY_IMPORT = {
     },
     "training.sharing": set(),
     "training.step": {"training.sharing"},
-    "training.strategy": {"devices", "workers"},
+    "training.strategy": {"devices", "training.sharing", "workers"},
     "upstream": set(),
     "workers.__main__": {"workers"},
     "workers.meeting": set(),

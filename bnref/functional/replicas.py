@@ -41,12 +41,12 @@ def over_replicas(moments):
     own = tf.stack([counts, moments.mean, moments.variance])
     counts, means, variances = tf.unstack(_of_each(replica, own), axis=1)
     count = tf.reduce_sum(counts[:, 0])
-    weights = counts / count
+    weights = tf.math.divide_no_nan(counts, count)  # 0 where no replica has an example
     mean = tf.reduce_sum(weights * means, 0)
     spread = variances + tf.math.squared_difference(means, mean)
 
     def average(sums):
-        return replica.all_reduce("sum", sums) / count
+        return tf.math.divide_no_nan(replica.all_reduce("sum", sums), count)
 
     return Moments(mean, tf.reduce_sum(weights * spread, 0), count, average)
 
@@ -74,7 +74,8 @@ def mean_over_replicas(moments):
         return moments
     present = tf.reshape(tf.cast(moments.count > 0, moments.mean.dtype), (1,))
     sums = replica.all_reduce("sum", tf.concat([moments.mean, moments.variance, present], 0))
-    mean, variance, _ = tf.split(sums / sums[-1], [moments.mean.shape[0]] * 2 + [1])
+    means = tf.math.divide_no_nan(sums, sums[-1])
+    mean, variance, _ = tf.split(means, [moments.mean.shape[0]] * 2 + [1])
     return Moments(mean, variance, sums[-1])
 
 

@@ -75,7 +75,13 @@ class Checkpoints:
                 )
                 continue
             _check_same(path, tensors, state, told)
+            asked = _learning_rate(optimizer)
             state.restore(path).assert_existing_objects_matched().expect_partial()
+            if asked != (kept := _learning_rate(optimizer)):
+                warnings.warn(
+                    f"the learning rate is {kept:g}, as in the checkpoint {path}, not {asked:g}",
+                    stacklevel=3,
+                )
             return step, json.loads(progress.text)["rows"]
         if self.steps():
             raise OSError(
@@ -123,6 +129,12 @@ class _Progress(tf.train.experimental.PythonState):
 
     def deserialize(self, string_value):
         self.text = tf.compat.as_text(string_value)
+
+
+def _learning_rate(optimizer):
+    """It is one of the optimizer's variables, unless it is a schedule."""
+    rates = [each for each in optimizer.variables if each.name == "learning_rate"]
+    return float(rates[0].numpy()) if rates else None
 
 
 def _reason(error):

@@ -1,5 +1,6 @@
 """Evaluation by the population that is saved, on one replica or on many."""
 
+import itertools
 import weakref
 
 import numpy as np
@@ -16,7 +17,7 @@ def evaluate(model, x, y, *, batch_size=500):
     """Mean softmax cross-entropy and accuracy at inference, every example counted once.
 
     On several replicas each takes its share of every batch, and all use the same population: the
-    first replica's, which is the one that is saved (see `agree`).
+    first replica's, which is the one that is saved. The others take it over, and keep it (`agree`).
 
     Parameters
     ----------
@@ -32,12 +33,15 @@ def evaluate(model, x, y, *, batch_size=500):
         The same whatever the number of replicas and workers, but for rounding.
     """
     check_whole(batch_size=batch_size)
-    check_data(x, y, batch_size=min(batch_size, len(x)))
+    check_data(x, y, batch_size=1)
     strategy, totals = model.distribute_strategy, np.zeros(2)
     agree(model)
     run = _compiled(model)["sums"] if strategy.num_replicas_in_sync > 1 else _sums_of(model)
-    for i in range(0, len(x), batch_size):
-        batch = (tf.convert_to_tensor(each[i : i + batch_size]) for each in (x, y))
+    # Batches as equal as can be, so that the last one is not too small for all replicas.
+    ends = np.linspace(0, len(x), -(-len(x) // batch_size) + 1).astype(int)
+    for i, j in itertools.pairwise(ends):
+        with tf.device("CPU:0"):
+            batch = [tf.convert_to_tensor(each[i:j]) for each in (x, y)]
         totals += strategy.reduce("sum", run(*batch), axis=None)
     loss, accuracy = totals / np.size(y)
     return float(loss), float(accuracy)

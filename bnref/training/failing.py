@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from bnref import workers
 
-__all__ = ["explained", "total"]
+__all__ = []
 
 # What TensorFlow raises on a worker when another is gone, by who notices and how.
 _LOST = (
@@ -16,6 +16,8 @@ _LOST = (
     tf.errors.FailedPreconditionError, tf.errors.InternalError, tf.errors.UnavailableError,
     tf.errors.UnknownError,
 )  # fmt: skip
+
+_GONE = tf.errors.UnavailableError
 
 
 @contextlib.contextmanager
@@ -31,7 +33,8 @@ def explained(step, checkpoints):
         yield
     except _LOST as error:
         own = workers.task()
-        if len(own.addresses) == 1:
+        collective = "Collective ops" in str(error) or "heartbeat" in str(error)
+        if len(own.addresses) == 1 or not (collective or isinstance(error, _GONE)):
             raise
         kept = checkpoints and checkpoints.steps()
         onward = f"it goes on from step {kept[-1]}" if kept else "it begins anew: no checkpoint"
@@ -40,6 +43,31 @@ def explained(step, checkpoints):
             f"worker has stopped or cannot be reached. Start all again with the same command; "
             f"{onward}. TensorFlow said: {_sentence(error)}"
         ) from error
+
+
+def all_at(strategy, step, checkpoints):
+    """Refuse to go on where the workers found different checkpoints.
+
+    Raises
+    ------
+    ValueError
+        They do not see the same folder.
+    """
+    if len(workers.task().addresses) == 1 or checkpoints is None:
+        return
+    row = tf.function(lambda: strategy.run(_in_own_place, (float(step),)))()
+    steps = np.array(strategy.reduce("sum", row, axis=None)).astype(int)
+    if np.ptp(steps):
+        raise ValueError(
+            f"checkpoints must be in a folder that all workers see; {checkpoints.folder} has "
+            f"the last step {', '.join(map(str, steps))} on the replicas 0 to {len(steps) - 1}"
+        )
+
+
+def _in_own_place(value):
+    replica = tf.distribute.get_replica_context()
+    number = replica.num_replicas_in_sync
+    return tf.one_hot(replica.replica_id_in_sync_group, number, value, 0.0)
 
 
 def total(strategy, losses, *, step, raises):

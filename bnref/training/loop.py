@@ -5,6 +5,7 @@ The weights come from Keras's random state, so a run is repeated by
 """
 
 import sys
+from numbers import Integral
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from bnref import workers
 from bnref.training.evaluating import agree
-from bnref.training.failing import explained, total
+from bnref.training.failing import all_at, explained, total
 from bnref.training.sharing import check_data, check_whole, shuffled_batches
 from bnref.training.step import compiled_step
 
@@ -77,6 +78,8 @@ def train(
     RuntimeError
         Another worker has stopped.
     """
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed must be a whole number, at least 0; received {seed!r}")
     check_whole(steps=steps, batch_size=batch_size, every=every, accumulate=accumulate)
     check_data(x, y, batch_size=batch_size)
     smallest = batch_size if carry else len(x) % batch_size or batch_size
@@ -93,9 +96,15 @@ def train(
         model, optimizer, loss, accumulate=accumulate, jit_compile=jit_compile
     )
     told = {"seed": seed, "batch_size": batch_size, "accumulate": accumulate, "carry": carry}
-    told["number of examples"] = len(x)
+    told = {name: int(value) for name, value in {**told, "number of examples": len(x)}.items()}
+    told["carry"] = bool(carry)
     done, rows = checkpoints.restore(model, optimizer, told=told) if checkpoints else (0, [])
-    if rows and rows[-1]["step"] % every:  # the end of a shorter run
+    all_at(strategy, done, checkpoints)
+    if steps < done:
+        raise ValueError(
+            f"steps must be at least {done}, where the checkpoint is; received {steps}"
+        )
+    if rows and done < steps and rows[-1]["step"] % every:  # the end of a shorter run
         rows.pop()
     batches = shuffled_batches(x, y, batch_size=batch_size, seed=seed, carry=carry, start=done)
     losses = []  # the replicas' shares, of the steps since they were last looked at
@@ -113,9 +122,17 @@ def train(
                 loss_now = total(strategy, losses, step=step, raises=nonfinite == "raise")
                 losses.clear()
             if row_due:
-                rows.append({"step": step, "loss": loss_now, **(measure(model) if measure else {})})
+                rows.append({"step": step, "loss": loss_now, **_numbers(measure, model, rows)})
             if checkpoint_due:
                 agree(model)
                 if first:
                     checkpoints.write(model, optimizer, step=step, rows=rows, told=told)
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _numbers(measure, model, rows):
+    """What is measured, as numbers that a checkpoint can hold, under the same names each time."""
+    found = {name: float(value) for name, value in (measure(model) if measure else {}).items()}
+    if rows and (names := set(rows[0]) - {"step", "loss"}) != set(found):
+        raise ValueError(f"measure must give {sorted(names)} each time; received {sorted(found)}")
+    return found

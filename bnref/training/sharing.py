@@ -35,7 +35,8 @@ def shuffled_batches(x, y, *, batch_size, seed, carry=True, start=0):
     orders = itertools.islice(orders, start, None)
 
     def draw(chosen):
-        return tf.constant(x[chosen]), tf.constant(y[chosen])
+        with tf.device("CPU:0"):  # of which each replica's device gets its part
+            return tf.constant(x[chosen]), tf.constant(y[chosen])
 
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(draw, next(orders))
@@ -63,7 +64,7 @@ def share(*arrays):
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync == 1:
         return arrays
-    # The whole batch lies in the host's memory, and only the part goes to the replica's device.
+    # Cut where the whole batch lies, in the host's memory: only the part goes to the device.
     with tf.device("CPU:0"):
         size, index = tf.shape(arrays[0])[0], replica.replica_id_in_sync_group
         least, larger = size // replica.num_replicas_in_sync, size % replica.num_replicas_in_sync
@@ -91,6 +92,13 @@ def check_whole(**counts):
 
 def check_data(x, y, *, batch_size):
     """Refuse arrays that cannot be trained on."""
+    for name, array in (("x", x), ("y", y)):
+        if not len(getattr(array, "shape", ())) or tf.is_tensor(array):
+            raise ValueError(
+                f"{name} must be one array, of an example or more; received {type(array).__name__}"
+            )
+    if not len(x):
+        raise ValueError("x must hold at least one example; received none")
     if len(x) != len(y):
         raise ValueError(f"x and y must be equally long; received {len(x)} and {len(y)}")
     if batch_size > len(x):

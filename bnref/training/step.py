@@ -1,5 +1,6 @@
 """One step of training on a global batch: the same code for one replica and for many."""
 
+import numpy as np
 import tensorflow as tf
 
 from bnref.training.sharing import check_whole, cut, share
@@ -17,7 +18,8 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
     with N the examples of all R replicas together and Ω the model's own losses (``model.losses``),
     and the optimizer adds the R gradients up. So the step is that of one device with the whole
     batch, even where the replicas' shares are unequal or empty, as far as the layers allow: batch
-    norm does if it is `bnref.layers.SyncBatchNorm`.
+    norm does if it is `bnref.layers.SyncBatchNorm`; Keras's dropout draws the same mask on every
+    replica; and TensorFlow's convolutions on CPUs take no empty share.
 
     Parameters
     ----------
@@ -25,7 +27,9 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
         Built in the scope of its strategy, which the step takes over; one device without one.
     optimizer : keras.optimizers.Optimizer
         Made in the same scope; built here for the model's variables. With
-        ``keras.optimizers.LossScaleOptimizer`` the loss is scaled, as float16 needs.
+        ``keras.optimizers.LossScaleOptimizer`` the loss is scaled, as float16 needs, and a step is
+        left out by all replicas where the gradient of any is not finite. On several replicas
+        without clipping and accumulation of its own, which Keras applies to each share.
     loss : callable (y, output) -> losses, optional
         One loss an example (an array for each is averaged). Sparse softmax cross-entropy on logits
         unless given.
@@ -49,14 +53,15 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
     ------
     ValueError
         `accumulate` below 1, `jit_compile` on several replicas, an optimizer made outside of the
-        strategy's scope; when called, a loss that is one number where there are several replicas,
-        or fewer examples than `accumulate`.
+        strategy's scope or with an option that several replicas cannot have; when called, `x` and
+        `y` of different lengths, fewer examples than `accumulate`, and on several replicas a loss
+        that is one number, or losses of outputs in ``model.losses``.
     """
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     check_whole(accumulate=accumulate)
     _check(optimizer, jit_compile, strategy)
-    loss = loss or tf.nn.sparse_softmax_cross_entropy_with_logits
+    loss = loss or _cross_entropy
     with strategy.scope():
         optimizer.build(model.trainable_variables)
 
@@ -66,12 +71,16 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
             with tf.GradientTape() as tape:
                 own = _share_of_loss(model, loss, *share(*part), examples)
                 if model.losses:
+                    _check_losses(model)
                     penalty = tf.add_n([tf.cast(each, tf.float32) for each in model.losses])
                     own += penalty / (replicas * accumulate)
                 scaled = optimizer.scale_loss(own)
             gradients.append(tape.gradient(scaled, [v.value for v in model.trainable_variables]))
             value += own
-        optimizer.apply(list(map(_sum, *gradients)), model.trainable_variables)
+        gradients = list(map(_sum, *gradients))
+        if replicas > 1 and hasattr(optimizer, "dynamic_scale"):
+            gradients = _spoilt_together(gradients)
+        optimizer.apply(gradients, model.trainable_variables)
         return value
 
     @tf.function(reduce_retracing=True, jit_compile=jit_compile or None)
@@ -79,6 +88,8 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
         return strategy.run(on_replica, (x, y))
 
     def step(x, y):
+        if len(x) != len(y):
+            raise ValueError(f"x and y must be equally long; received {len(x)} and {len(y)}")
         if len(x) < accumulate:
             raise ValueError(
                 f"accumulate must be at most {len(x)}, the batch; received {accumulate}"
@@ -88,6 +99,10 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
 
     step.on_replicas = on_replicas
     return step
+
+
+def _cross_entropy(y, logits):
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int64), logits)
 
 
 def _share_of_loss(model, loss, x, y, examples):
@@ -103,10 +118,34 @@ def _share_of_loss(model, loss, x, y, examples):
     return losses * tf.cast(tf.shape(x)[0], losses.dtype) / examples
 
 
+def _check_losses(model):
+    """Refuse losses of outputs on several replicas: Keras keeps them in one list for all."""
+    penalized = [v for v in model.trainable_variables if v.regularizer is not None]
+    several = model.distribute_strategy.num_replicas_in_sync > 1
+    if several and len(model.losses) > len(penalized):
+        raise ValueError(
+            "model must have no activity_regularizer and no add_loss with several replicas, as "
+            "Keras takes one replica's for all; add them up in loss"
+        )
+
+
 def _sum(*gradients):
     """Their sum; None, the gradient of a weight that is not used, if all are."""
     found = [each for each in gradients if each is not None]
     return tf.add_n(found) if len(found) > 1 else next(iter(found), None)
+
+
+def _spoilt_together(gradients):
+    """NaN on every replica if a gradient of any is not finite, so that all leave out the step.
+
+    Keras's LossScaleOptimizer looks at the gradients of one replica only.
+    """
+    found = [each for each in gradients if each is not None]
+    spoilt = [tf.reduce_any(~tf.math.is_finite(each)) for each in found]
+    number = tf.add_n([tf.cast(each, tf.float32) for each in spoilt])
+    number = tf.distribute.get_replica_context().all_reduce("sum", number)
+    fault = tf.where(number > 0, np.nan, 0.0)
+    return [each if each is None else each + tf.cast(fault, each.dtype) for each in gradients]
 
 
 def _check(optimizer, jit_compile, strategy):
@@ -115,6 +154,15 @@ def _check(optimizer, jit_compile, strategy):
         raise ValueError(
             "jit_compile must be False with several replicas, as XLA cannot read other devices' "
             f"variables; received {jit_compile!r} with {replicas} replicas"
+        )
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    own = ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps",
+           "ema_overwrite_frequency")  # fmt: skip
+    if replicas > 1 and (used := [name for name in own if getattr(inner, name, None)]):
+        raise ValueError(
+            f"optimizer must not use {used[0]} with several replicas: Keras applies it to each "
+            f"replica's share of the gradient; received {type(inner).__name__} with "
+            f"{used[0]}={getattr(inner, used[0])!r}"
         )
     of = [getattr(each.value, "distribute_strategy", None) for each in optimizer.variables]
     if replicas > 1 and any(each is not strategy for each in of):

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from bnref import devices, workers
+from bnref.training.sharing import check_whole
 
 __all__ = ["strategy"]
 
@@ -34,6 +35,8 @@ def strategy(replicas=None, *, timeout=60.0):
     OSError, TimeoutError
         As `bnref.workers.meet`.
     """
+    if replicas is not None:
+        check_whole(replicas=replicas)
     if len(workers.task().addresses) > 1:
         if replicas is not None:
             raise ValueError(

@@ -9,7 +9,7 @@ import sys
 
 from bnref.workers import start, task
 
-__all__ = ["main"]
+__all__ = []
 
 
 def main(arguments):

@@ -49,13 +49,18 @@ def task():
         addresses = tuple(cluster[job][i] for job, i in places)
         if unknown := sorted(set(cluster) - set(jobs)):
             raise ValueError(f"its cluster has the job {unknown[0]!r}; accepted are {jobs}")
-        if wrong := [each for each in addresses if not each.rpartition(":")[2].isdecimal()]:
-            raise ValueError(f"the address {wrong[0]!r} has no port")
+        if wrong := [each for each in addresses if not _is_address(each)]:
+            raise ValueError(f"the address {wrong[0]!r} is not host:port")
         if places and place not in places:
             raise ValueError(f"its task {place} is not one of {places}")
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"TF_CONFIG cannot be used: {error}; received {text!r}") from error
     return Task(places.index(place), addresses) if places else Task(0, ("localhost:0",))
+
+
+def _is_address(text):
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
 def meet(*, timeout=60.0):
@@ -67,7 +72,7 @@ def meet(*, timeout=60.0):
     Parameters
     ----------
     timeout : float
-        Seconds to wait, counted from this worker's start.
+        Seconds to wait, counted from this call.
 
     Raises
     ------
@@ -108,14 +113,15 @@ def _gather(listener, own, ends, timeout):
             listener.settimeout(max(ends - time.monotonic(), 0.001))
             try:
                 call, _ = listener.accept()
-                call.settimeout(max(ends - time.monotonic(), 0.001))
-                calls[int(call.makefile().readline())] = call
             except TimeoutError:
                 missing = sorted(set(range(1, len(own.addresses))) - set(calls))
                 for call in calls.values():
                     call.sendall(json.dumps(missing).encode() + b"\n")
                 raise TimeoutError(_missing(own, missing, timeout)) from None
-            except ValueError:  # some other program's call
+            index = _index(call)
+            if index in range(1, len(own.addresses)):
+                calls[index] = call
+            else:  # some other program's
                 call.close()
         for call in calls.values():
             call.sendall(b"[]\n")
@@ -123,6 +129,15 @@ def _gather(listener, own, ends, timeout):
     finally:
         for call in calls.values():
             call.close()
+
+
+def _index(call):
+    """The number that a caller says within a second; None from any other program."""
+    call.settimeout(1)
+    try:
+        return int(call.makefile().readline(20))
+    except (OSError, ValueError):
+        return None
 
 
 def _report(own, ends, timeout):

@@ -7,6 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+from numbers import Integral
+
+import tensorflow as tf
 
 __all__ = ["start"]
 
@@ -19,7 +22,9 @@ def start(script, count, *arguments, timeout=None, grace=30.0, environment=None,
     """Run a script as several workers on this machine, and wait for them.
 
     Each is a process of this Python with a ``TF_CONFIG`` that names all of them at 127.0.0.1. What
-    they print comes through. None is left behind, whatever happens here.
+    they print comes through. None of them is left behind, whatever happens here; what they start
+    themselves is theirs. Where there are GPUs each worker gets an equal part of them, or none if
+    there are fewer than workers.
 
     Parameters
     ----------
@@ -49,17 +54,23 @@ def start(script, count, *arguments, timeout=None, grace=30.0, environment=None,
     TimeoutError
         They had not ended in time.
     """
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
         raise ValueError(f"count must be a whole number, at least 1; received {count!r}")
     if not os.path.exists(script):  # noqa: PTH110  (a str is as good as a path)
         raise FileNotFoundError(f"script: there is no file {os.fspath(script)!r}")
+    gpus = _gpus(count)
     addresses, processes = [f"127.0.0.1:{port}" for port in _free_ports(count)], []
     try:
         for index in range(count):
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             process = subprocess.Popen(
                 [sys.executable, os.fspath(script), *arguments],
-                env={**os.environ, **(environment or {}), "TF_CONFIG": json.dumps(config)},
+                env={
+                    **os.environ,
+                    **gpus[index],
+                    **(environment or {}),
+                    "TF_CONFIG": json.dumps(config),
+                },  # fmt: skip
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output and subprocess.STDOUT,
@@ -73,9 +84,18 @@ def start(script, count, *arguments, timeout=None, grace=30.0, environment=None,
             process.wait()
 
 
+def _gpus(count):
+    """The environment that gives each worker its part of the GPUs; nothing where there are none."""
+    there = len(tf.config.list_physical_devices("GPU"))
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(there)))
+    names, part = seen.split(","), there // count
+    parts = [",".join(names[i * part : (i + 1) * part]) or "-1" for i in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": each} if there else {} for each in parts]
+
+
 def _wait(processes, timeout, grace):
     """Until all have ended well; a failure or the time is an error."""
-    ends, failed = time.monotonic() + (timeout or float("inf")), []
+    ends, failed = time.monotonic() + (float("inf") if timeout is None else timeout), []
     while any(process.poll() is None for process in processes):
         for index, process in enumerate(processes):
             if process.poll() and index not in failed:
