@@ -19,6 +19,7 @@ from bnref import devices, training
 RANDOM = np.random.default_rng(0)
 X = (RANDOM.standard_normal((61, 6)) * [1, 5, 0.2, 1, 1, 3] + [0, 4, 0, -9, 0, 1]).astype("float32")
 Y = np.int64(X[:, 0] * X[:, 4] > 0)
+RANDOM_IMAGES = RANDOM.standard_normal((41, 4, 4, 1)).astype("float32")
 # The second half comes from another source: as if each of two replicas had its own.
 OTHER = np.concatenate([X[:30], X[30:60] * 3 + 10]).astype("float32")
 REPLICAS = (1, 2, 3)
@@ -106,7 +107,21 @@ def refusals(strategy):
         with strategy.scope():
             return adam()
 
+    def options(**given):
+        with strategy.scope():
+            return keras.optimizers.SGD(0.1, **given)
+
+    def of_outputs():
+        with strategy.scope():
+            layers = [keras.Input((6,)), keras.layers.Dense(4, activity_regularizer="l2")]
+            return keras.Sequential([*layers, keras.layers.Dense(2)])
+
     attempts = {
+        "clipnorm": lambda: training.compiled_step(model, options(clipnorm=1.0)),
+        "gradient_accumulation_steps": lambda: training.compiled_step(
+            model, options(gradient_accumulation_steps=2)
+        ),
+        "activity": lambda: training.compiled_step(of_outputs(), inside())(X, Y),
         "optimizer": lambda: training.compiled_step(model, adam()),
         "jit_compile": lambda: training.compiled_step(model, inside(), jit_compile=True),
         "loss": lambda: training.compiled_step(model, inside(), mean)(X, Y),
@@ -120,6 +135,50 @@ def message(attempt):
     except ValueError as error:
         return str(error)
     return "nothing was refused"
+
+
+def overflowing(strategy, replica):
+    """The weights and the losses of three steps in float16; in the first one replica overflows."""
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model, optimizer = network(bnref.BatchNorm), scaled()
+    keras.mixed_precision.set_global_policy("float32")
+    step, spoilt = training.compiled_step(model, optimizer), X[:60].copy()
+    spoilt[30 * replica : 30 * replica + 30] *= 1e5
+    found = [[np.array(v) for v in model.trainable_variables]]
+    for x in (spoilt, X[:60], X[:60]):
+        step(x, Y[:60])
+        found.append([np.array(v) for v in model.trainable_variables])
+    return found
+
+
+class SyncMasked(bnref.SyncBatchNorm, bnref.MaskedBatchNorm):
+    """Whose statistics? The steps of all replicas where the mask is true."""
+
+
+def nothing_to_read(strategy):
+    """The population after a step in which the mask is false everywhere, on each replica."""
+    with strategy.scope():
+        layer = SyncMasked(momentum=0.5)
+        layer.build((None, 6))
+    run = tf.function(lambda: strategy.run(lambda: layer(X, mask=X[:, 0] > 1e9, training=True)))
+    run()
+    return [
+        np.array(each)
+        for variable in layer.non_trainable_variables
+        for each in strategy.experimental_local_results(variable.value)
+    ]
+
+
+def of_images(strategy):
+    """Loss and accuracy of a convolution on as many images as leave a last batch of one."""
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 3), bnref.BatchNorm()]
+        model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(2)])
+    x = RANDOM_IMAGES
+    return training.evaluate(model, x, np.arange(41) % 2, batch_size=20)
 
 
 def resumed(strategy, folder):
@@ -146,6 +205,9 @@ if __name__ == "__main__":
     for name in LAYERS:
         results["two sources", name] = of_two_sources(strategies[2], getattr(bnref, name))
     results["refusals"] = refusals(strategies[2])
+    results["overflow"] = [overflowing(strategies[2], replica) for replica in (0, 1)]
+    results["nothing to read"] = nothing_to_read(strategies[2])
+    results["images"] = [of_images(strategies[number]) for number in REPLICAS]
     with tempfile.TemporaryDirectory() as folder:
         results["resumed"] = resumed(strategies[2], folder)
     Path(sys.argv[1]).write_bytes(pickle.dumps(results))

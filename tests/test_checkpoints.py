@@ -132,6 +132,41 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_alone(tmp_path, change,
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_numbers_of_numpy_and_tensorflow_can_be_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, every=5)
+    options = {"measure": lambda model: {"a": np.float32(2), "b": tf.constant(3)}}
+    options |= {"seed": np.int64(3), "batch_size": np.int64(16), "carry": np.bool_(True)}
+    learned(checkpoints, steps=5, **options)
+    history, _ = learned(checkpoints, steps=6, **options)
+    np.testing.assert_array_equal(history["a"], 2), np.testing.assert_array_equal(history["b"], 3)
+    assert list(history["step"]) == [0, 2, 4, 6]
+
+
+def test_a_complete_run_started_again_keeps_its_last_row_and_is_not_shortened(tmp_path):
+    checkpoints = Checkpoints(tmp_path, every=5)
+    once = learned(checkpoints, steps=7)
+    assert list(once[0]["step"]) == [0, 2, 4, 6, 7]
+    assert_same_run(once, learned(checkpoints, steps=7))
+    with pytest.raises(ValueError, match="steps must be at least 7, where the checkpoint is; rec"):
+        learned(checkpoints, steps=6)
+
+
+def test_a_learning_rate_that_the_checkpoint_overrides_is_told_of(tmp_path):
+    def at(rate, steps):
+        keras.utils.set_random_seed(0)
+        optimizer = keras.optimizers.SGD(rate)
+        training.train(
+            network(), X, Y, steps=steps, batch_size=16, optimizer=optimizer,
+            checkpoints=Checkpoints(tmp_path, every=5),
+        )  # fmt: skip
+        return float(optimizer.learning_rate)
+
+    at(0.5, 5)
+    with pytest.warns(UserWarning, match="the learning rate is 0.5, as in the check.*, not 0.001"):
+        assert at(0.001, 10) == 0.5
+    assert at(0.5, 15) == 0.5, "and no warning, which would be an error"
+
+
 def test_a_loss_that_is_not_finite_spoils_no_checkpoint(tmp_path):
     """The model is good for seven steps; then one replica's loss is infinite."""
     calls = []

@@ -432,3 +432,46 @@ def test_an_optimizer_that_accumulates_by_itself_is_accepted(separable):
     np.testing.assert_array_equal(before[0], weights(model)[0])
     step(*(each[8:16] for each in separable))
     assert np.abs(before[0] - weights(model)[0]).max() > 0
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int32"])
+def test_class_numbers_of_any_type_give_the_same_losses(separable, dtype):
+    x, y = separable
+    (one, _), (two, _) = losses_of((x, y)), losses_of((x, y.astype(dtype)))
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("seed", [None, -1, "x", 1.5, True])
+def test_a_seed_that_is_none_is_refused(separable, seed):
+    with pytest.raises(ValueError, match="seed must be a whole number, at least 0; received"):
+        train(small_model(), *separable, steps=2, batch_size=16, seed=seed)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: {"a": x}, list, lambda x: [x], tf.constant])
+def test_inputs_that_are_not_one_array_are_refused_by_name(separable, wrap):
+    x, y = separable
+    for arguments in ((wrap(x), y), (x, wrap(y))):
+        with pytest.raises(ValueError, match="[xy] must be one array.*; received"):
+            train(small_model(), *arguments, steps=2, batch_size=16)
+
+
+def test_an_evaluation_of_nothing_is_refused(separable):
+    x, y = separable
+    with pytest.raises(ValueError, match="x must hold at least one example; received none"):
+        evaluate(small_model(), x[:0], y[:0])
+
+
+def test_a_step_on_arrays_of_different_lengths_is_refused(separable):
+    x, y = separable
+    step = compiled_step(small_model(), keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="x and y must be equally long; received 4 and 5"):
+        step(x[:4], y[:5])
+
+
+def test_what_is_measured_has_the_same_names_each_time(separable):
+    names = iter("abb")
+    with pytest.raises(ValueError, match=r"measure must give \['a'\] each time; received \['b'\]"):
+        train(
+            small_model(), *separable, steps=2, batch_size=16, every=1,
+            measure=lambda model: {next(names): np.float32(1)},
+        )  # fmt: skip

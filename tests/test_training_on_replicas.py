@@ -92,6 +92,9 @@ def test_the_sources_differ_so_that_whose_population_is_used_shows(ran):
         ("optimizer", "optimizer must be made in the scope of the model's strategy; received Adam"),
         ("jit_compile", "jit_compile must be False with several replicas"),
         ("loss", "loss must give one number an example"),
+        ("clipnorm", "optimizer must not use clipnorm with several replicas"),
+        ("gradient_accumulation_steps", "must not use gradient_accumulation_steps with several"),
+        ("activity", "model must have no activity_regularizer and no add_loss with several"),
     ],
 )
 def test_what_several_replicas_cannot_do_is_refused_by_name(ran, name, said):
@@ -105,3 +108,24 @@ def test_a_resumed_run_on_replicas_ends_like_one_that_was_not_interrupted(ran):
         np.testing.assert_array_equal(one[name], two[name])
     for a, b in zip(weights, others, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+def test_a_step_in_which_one_replica_overflows_is_left_out_by_all(ran, replica):
+    """Keras's LossScaleOptimizer looks at one replica's gradients; the next steps train again."""
+    before, spoilt, *after = ran["overflow"][replica]
+    for one, other in zip(before, spoilt, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert all(np.isfinite(each).all() for each in after[-1])
+    assert max(np.abs(a - b).max() for a, b in zip(after[-1], before, strict=True)) > 1e-3
+
+
+def test_a_mask_that_is_false_on_all_replicas_leaves_the_population(ran):
+    means, variances = ran["nothing to read"][:2], ran["nothing to read"][2:]
+    assert not np.any(means) and np.all(np.equal(variances, 1)) and len(variances) == 2
+
+
+def test_a_convolution_is_evaluated_alike_where_a_last_batch_would_be_of_one_image(ran):
+    """TensorFlow's convolution on CPUs gives an empty batch another shape."""
+    for several in ran["images"][1:]:
+        np.testing.assert_allclose(several, ran["images"][0], rtol=1e-5)
