@@ -35,6 +35,8 @@ def train(
     model : keras.Model
         Built in the scope of its strategy, if there is one.
     x : array, shape (N, ...), finite
+        One array that is indexed by arrays of numbers, such as NumPy's; a model of several inputs
+        and a ``tf.data.Dataset`` need a loop of their own around `compiled_step`.
     y : array, shape (N, ...)
         Class numbers for the default loss.
     steps, batch_size : int, ≥ 1
@@ -50,6 +52,7 @@ def train(
         Of the order of the examples.
     measure : callable (model) -> dict of floats, optional
         Called before the first step, after every `every` steps and after the last; by each worker.
+        The names are the same each time.
     every : int, ≥ 1
     checkpoints : Checkpoints, optional
         Where the state is kept. A run that finds some there goes on from the last.
