@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bnref import workers
+from bnref.workers.starting import _free_ports
 
 WORKER = str(Path(__file__).with_name("worker.py"))
 LIMIT = 180
@@ -40,13 +41,13 @@ def folder(tmp_path):
     assert left(tmp_path) == []
 
 
-def together(capfd, folder, fault="none", file=""):
+def together(capfd, folder, fault="none", file="", grace=30):
     """Run two workers to the end; what they said, and the error of those that failed."""
     error = None
     try:
         workers.start(
             WORKER, 2, str(folder), fault, *([file] if file else []),
-            timeout=LIMIT, environment=ENVIRONMENT,
+            timeout=LIMIT, grace=grace, environment=ENVIRONMENT,
         )  # fmt: skip
     except RuntimeError as failure:
         error = str(failure)
@@ -84,6 +85,18 @@ def test_when_a_worker_is_killed_the_other_says_so_and_a_restart_ends_as_if_noth
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("silent", [0, 1])
+def test_when_a_worker_falls_silent_the_other_says_so_and_the_launcher_ends_it(
+    capfd, folder, silent
+):
+    error, said = together(capfd, folder, f"stops {silent}", grace=1)
+    assert error == (
+        f"worker {1 - silent} ended with status 1; worker {silent} was ended 1 s later"
+    )
+    assert f"RuntimeError: worker {1 - silent} of 2 stopped at step 15, because" in said
+    assert "it goes on from step 12" in said
+
+
 def test_a_replica_with_nan_stops_all_and_is_named_and_spoils_no_checkpoint(capfd, folder):
     error, said = together(capfd, folder, "nan")
     assert "worker 0 ended with status 1" in error and "worker 1 ended with status 1" in error
@@ -97,11 +110,6 @@ def config(index, ports):
     return json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
 
 
-def two_free_ports():
-    with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
-        return a.getsockname()[1], b.getsockname()[1]
-
-
 def alone(folder, index, ports, fault="late"):
     """One worker of two, started by hand."""
     done = subprocess.run(
@@ -113,7 +121,7 @@ def alone(folder, index, ports, fault="late"):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_worker_that_never_starts_is_named_by_the_one_that_waited(folder, index):
-    ports = two_free_ports()
+    ports = _free_ports(2)
     status, said = alone(folder, index, ports)
     assert status == 1 and "all workers have started" not in said
     absent = f"worker {1 - index} (127.0.0.1:{ports[1 - index]})"
@@ -122,7 +130,7 @@ def test_a_worker_that_never_starts_is_named_by_the_one_that_waited(folder, inde
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_port_that_is_taken_is_named_before_anything_waits(folder, index):
-    ports = two_free_ports()
+    ports = _free_ports(2)
     with socket.create_server(("127.0.0.1", ports[index])):
         status, said = alone(folder, index, ports)
     assert status == 1

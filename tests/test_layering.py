@@ -17,8 +17,9 @@ PACKAGE = Path(bnref.__file__).parent
 GALLERY = PACKAGE.parent / "gallery"
 CORE = {"functional", "population"}
 
-# What each module may import of the package. Imports run one way, training → layers → population →
-# functional; the others know no layer. A new module, other than a layer, is given its place here.
+# What each module may import of the package. Imports run one way, training → workers, devices and
+# layers → population, functional; the others know no layer. A new module, other than a layer, is
+# given its place here.
 MAY_IMPORT = {
     "functional.batch": {"functional.context", "functional.shapes"},
     "functional.domains": {"functional.batch", "functional.shapes"},

@@ -23,6 +23,17 @@ DEFECTS = {each.name: each for each in defects.defects(ROOT / "gallery")}
 PARTS = ["Program", "It prints", "Expected", "Workaround", "Related"]
 LIMIT = 120  # seconds, for the day a program hangs
 
+# Where tf_keras prints something else than Keras 3 does, and what.
+OF_TF_KERAS = {
+    "empty_replica_nan": {"[5.0, nan]": "[5.0, 5.0]", "[nan, nan]": "[1.0, 1.0]"},
+    "first_replica_saved": {"mean that is saved: 1.0": "mean that is saved: 6.0"},
+    "fit_on_workers": {"ValueError: Attempt to convert a value (PerReplica:{": "fit works"},
+    "mask_unsynchronizes": {"[0.0, 10.0]": "[5.0, 5.0]"},
+    "training_leaks": {"Resizing: 0.010": "Resizing: 0.000"},
+    "training_overridden": {"0.01": "0.0"},
+    "variance_cancels": {},
+}
+
 each_report = pytest.mark.parametrize("name", REPORTS)
 
 
@@ -81,6 +92,22 @@ def test_the_program_prints_what_the_report_says_until_the_defect_is_gone(name, 
         assert output != block(name, "text")
     else:
         assert output == block(name, "text")
+
+
+@pytest.mark.parametrize("name", OF_TF_KERAS)
+def test_with_tf_keras_the_program_prints_what_the_report_says_of_it(name, tmp_path):
+    program, expected = block(name, "python"), block(name, "text")
+    for old, new in OF_TF_KERAS[name].items():
+        assert old in expected
+        expected = expected.replace(old, new)
+    # The weights of tf_keras are TensorFlow's variables themselves.
+    program = program.replace("import keras\n", "import tf_keras as keras\n")
+    assert printed(program.replace(".value)", ")"), tmp_path) == expected
+
+
+def test_every_report_that_speaks_of_tf_keras_is_run_with_it():
+    speaking = {name for name in REPORTS if re.search(r"tf_keras [\d.]+ prints", text(name))}
+    assert speaking == set(OF_TF_KERAS)
 
 
 @each_report

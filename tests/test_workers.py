@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -15,8 +16,11 @@ from bnref import workers
 from bnref.training import strategy
 from bnref.workers import meeting
 from bnref.workers.__main__ import main
+from bnref.workers.starting import _free_ports
 
 ADDRESSES = ("host-a:1", "host-b:2", "host-c:3")
+LIMIT = 60  # seconds, for the day a wait does not end
+ENOUGH = 5  # seconds for threads to find one another, on a busy machine too
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_a_chief_is_the_first_worker(told):
         ("[1]", "TF_CONFIG cannot be used"),
         (cluster(3), r"its task \('worker', 3\) is not one of"),
         (cluster(-1), r"its task \('worker', -1\) is not one of"),
-        (cluster(0, ["host-a", "host-b:1"]), "the address 'host-a' has no port"),
+        (cluster(0, ["host-a", "host-b:1"]), "the address 'host-a' is not host:port"),
         (cluster(0, job="chief"), r"its task \('chief', 0\) is not one of"),
         ({"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}, "its cluster has the job 'ps'; accepted"),
     ],
@@ -77,12 +81,8 @@ def test_the_number_of_devices_is_not_asked_of_one_of_several_workers(told):
 
 
 def free_addresses(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
-    finally:
-        for each in sockets:
-            each.close()
+    """Of ports that the system gives to no outgoing connection meanwhile."""
+    return tuple(f"127.0.0.1:{port}" for port in _free_ports(count))
 
 
 @pytest.fixture
@@ -102,11 +102,11 @@ def meet(monkeypatch):
             except (OSError, TimeoutError) as error:
                 errors[index] = error
 
-        threads = [threading.Thread(target=one, args=(index,)) for index in indices]
+        threads = [threading.Thread(target=one, args=(index,), daemon=True) for index in indices]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(LIMIT)
         assert len(errors) == len(indices), "a wait did not end"
         return errors
 
@@ -124,10 +124,10 @@ def test_all_go_on_when_all_have_started_and_their_ports_are_free_then(meet, cou
 
 def test_every_worker_that_waited_names_every_one_that_did_not_come(meet):
     addresses = free_addresses(4)
-    errors = meet(addresses, [0, 2], 0.5)
+    errors = meet(addresses, [0, 2], ENOUGH)
     for index, error in errors.items():
         assert isinstance(error, TimeoutError)
-        assert f"worker {index} of 4 waited 0.5 s" in str(error)
+        assert f"worker {index} of 4 waited {ENOUGH} s" in str(error)
         assert f"worker 1 ({addresses[1]}), worker 3 ({addresses[3]})" in str(error)
 
 
@@ -150,13 +150,13 @@ def test_a_strangers_call_to_the_first_worker_is_no_worker(meet):
             except OSError:
                 pass
 
-    stranger = threading.Thread(target=strange)
+    stranger = threading.Thread(target=strange, daemon=True)
     stranger.start()
     try:
         errors = meet(addresses, [0], 0.5)
     finally:
         stop.set()
-        stranger.join(60)
+        stranger.join(LIMIT)
     assert f"did not hear from worker 1 ({addresses[1]})" in str(errors[0])
 
 
@@ -231,16 +231,18 @@ def test_what_the_workers_print_goes_where_it_is_wanted(tmp_path):
     assert sorted(lines) == ["to one", "to one", "to the other", "to the other"]
 
 
-def test_a_worker_that_fails_takes_the_others_along_and_is_named_first(script, tmp_path):
+def test_a_worker_that_fails_takes_the_others_along_and_is_named_first(script, tmp_path, processes):
     with pytest.raises(RuntimeError, match="^worker 1 ended with status 3; worker 0 was ended 0 s"):
         workers.start(script, 2, str(tmp_path), "fails", "1", grace=0, timeout=60)
-    assert not any(running(said_by(tmp_path, i)["pid"]) for i in range(2))
+    assert [each.returncode for each in processes] == [-signal.SIGKILL, 3]
+    assert not any(running(each.pid) for each in processes)
 
 
-def test_workers_that_stay_are_ended_after_the_time_given(script, tmp_path):
+def test_workers_that_stay_are_ended_after_the_time_given(script, tmp_path, processes):
     with pytest.raises(TimeoutError, match=r"workers \[0, 1\] had not ended after 2 s, and were"):
         workers.start(script, 2, str(tmp_path), "stays", timeout=2)
-    assert not any(running(said_by(tmp_path, i)["pid"]) for i in range(2))
+    assert [each.returncode for each in processes] == [-signal.SIGKILL] * 2
+    assert not any(running(each.pid) for each in processes)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
@@ -290,7 +292,7 @@ def test_the_command_is_one_of_several_machines(script, tmp_path):
         ([], "give a count and a script"),
         (["train.py"], "give a count and a script"),
         (["--hosts", "a:1,b:1", "train.py"], "--hosts and --index go together"),
-        (["--hosts", "a:1,b", "--index", "0", "train.py"], "the address 'b' has no port"),
+        (["--hosts", "a:1,b", "--index", "0", "train.py"], "the address 'b' is not host:port"),
         (["--hosts", "a:1,b:1", "--index", "2", "train.py"], "its task ('worker', 2) is not one"),
         (["2", "nothing.py"], "there is no file 'nothing.py'"),
         (["0", __file__], "count must be a whole number, at least 1; received 0"),
@@ -303,10 +305,14 @@ def test_a_command_that_cannot_be_run_says_what_is_accepted(words, said, capsys)
 
 def test_ended_from_outside_the_command_ends_its_workers(script, tmp_path):
     words = [sys.executable, "-m", "bnref.workers", "2", script, tmp_path, "stays"]
-    files = [tmp_path / "0", tmp_path / "1"]
+    files, ends = [tmp_path / "0", tmp_path / "1"], time.monotonic() + LIMIT
     with subprocess.Popen(words) as one:
-        while not all(file.exists() and file.read_text() for file in files):
-            assert one.poll() is None
-        one.send_signal(signal.SIGTERM)
-        assert one.wait(60) == 128 + signal.SIGTERM
-    assert not any(running(said_by(tmp_path, i)["pid"]) for i in range(2))
+        try:
+            while not all(file.exists() and file.read_text() for file in files):
+                assert one.poll() is None
+                assert time.monotonic() < ends, "the workers have not begun"
+            one.send_signal(signal.SIGTERM)
+            assert one.wait(LIMIT) == 128 + signal.SIGTERM
+            assert not any(running(said_by(tmp_path, i)["pid"]) for i in range(2))
+        finally:
+            one.kill()

@@ -1,7 +1,8 @@
 """One of several workers, with a fault: ``python worker.py FOLDER FAULT [FILE]``.
 
-FAULT is "none", "dies 1" (the worker of that number kills itself in the middle of an epoch), "nan"
-(the second replica's loss is NaN from step 8 on) or "late" (it waits but 3 seconds for the others).
+FAULT is "none", "dies 1" (the worker of that number kills itself in the middle of an epoch),
+"stops 1" (it falls silent there, and its connections stay open), "nan" (the second replica's loss
+is NaN from step 8 on) or "late" (it waits but 3 seconds for the others).
 The first worker writes its history and weights to FILE.
 """
 
@@ -27,8 +28,9 @@ Y = np.int64(X[:, 0] * X[:, 4] > 0)
 def measure(model):
     """Called at every fifth step: the fourth time is at step 15."""
     measure.calls += 1
-    if f"dies {SELF}" == FAULT and measure.calls == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
+    fault = {f"dies {SELF}": signal.SIGKILL, f"stops {SELF}": signal.SIGSTOP}.get(FAULT)
+    if fault and measure.calls == 4:
+        os.kill(os.getpid(), fault)
     return dict(zip(("test_loss", "accuracy"), training.evaluate(model, X, Y), strict=True))
 
 

@@ -19,10 +19,10 @@ class Checkpoints:
     A checkpoint holds the model's variables (weights, population statistics, the random state of
     dropout), the optimizer's, the step and the history so far; the order of the data follows from
     seed and step. A learning rate is one of the optimizer's variables, unless it is a schedule: the
-    checkpoint's counts, with a warning where another was asked for. Of several replicas it holds the first's population, which all take over when it
-    is written, so that a run that is resumed goes on like one that was not interrupted. It is
-    TensorFlow's own format, with a checksum of every tensor; the first worker writes it, and all
-    must see the folder.
+    checkpoint's counts, with a warning where another was asked for. Of several replicas it holds
+    the first's population, which all take over when it is written, so that a run that is resumed
+    goes on like one that was not interrupted. It is TensorFlow's own format, with a checksum of
+    every tensor; the first worker writes it, and all must see the folder.
 
     Parameters
     ----------

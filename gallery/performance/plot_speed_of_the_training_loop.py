@@ -2,13 +2,13 @@
 What a step of the training loop costs, against Keras ``fit``
 =============================================================
 
-On two devices a step of ``bnref.training`` takes less time than a step of Keras ``fit`` with the
-same model under the same strategy (aim: **0.95** of it or less). What this build measured is in the
-conclusion; it is shown and not asserted, because it belongs to the machine named at the foot.
+The aim: on two devices a step of ``bnref.training`` takes **0.95** or less of the time of a step of
+Keras ``fit`` with the same model under the same strategy. When this page was written it took
+**0.87 to 1.01** (three runs on two cores). What this build measured is in the conclusion, shown and
+not asserted. Asserted is that both come from the same weights, by the same batch, to the same.
 
-The global batch goes into one compiled function, and is shared out inside. All that the host does
-is draw the next batch and start that function. On one device:
-:doc:`plot_speed_of_the_training_loop_on_one_device`.
+The global batch goes into one compiled function, and is shared out inside: the host draws the next
+batch and starts that function. On one device: :doc:`plot_speed_of_the_training_loop_on_one_device`.
 """
 
 # sphinx_gallery_parallel = False
@@ -36,19 +36,18 @@ BATCH, STEPS = 128, 20
 
 
 def made(strategy, norm):
+    keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = keras.Sequential([keras.Input((32, 32, 3))])
+        layers = [keras.Input((32, 32, 3))]
         for filters in (16, 32):
-            model.add(keras.layers.Conv2D(filters, 3, padding="same", use_bias=False))
-            _ = [
-                model.add(each) for each in (norm(), keras.layers.ReLU(), keras.layers.MaxPool2D())
-            ]
-        _ = [model.add(each) for each in (keras.layers.Flatten(), keras.layers.Dense(10))]
+            layers += [keras.layers.Conv2D(filters, 3, padding="same", use_bias=False), norm()]
+            layers += [keras.layers.ReLU(), keras.layers.MaxPool2D()]
+        model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(10)])
         return model, keras.optimizers.SGD(0.01)
 
 
 def fit_and_loop(norm, data, rounds):
-    """Median seconds of a step of ``fit`` and of the loop, on two devices."""
+    """Median seconds of a step of both on two devices, and how far one step takes them apart."""
     strategy, clock = training.strategy(2), []
     model, optimizer = made(strategy, norm)
     with strategy.scope():
@@ -59,7 +58,12 @@ def fit_and_loop(norm, data, rounds):
     ticking = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: clock.append(time.perf_counter())
     )
-    step = training.compiled_step(*made(strategy, norm))
+    looped, optimizer = made(strategy, norm)
+    step, before = training.compiled_step(looped, optimizer), looped.get_weights()
+    step(*(first := (data.x_train[:BATCH], data.y_train[:BATCH])))
+    model.fit(*first, batch_size=BATCH, verbose=0, shuffle=False)
+    weights = zip(model.get_weights(), looped.get_weights(), before, strict=True)
+    apart = [np.abs(a - b).max() / np.abs(a - start).max() for a, b, start in weights]
     batches = training.shuffled_batches(data.x_train, data.y_train, batch_size=BATCH, seed=0)
     seconds = {"fit": [], "loop": []}
     for number in range(rounds + 1):
@@ -72,7 +76,7 @@ def fit_and_loop(norm, data, rounds):
         if number:  # after a first round in which all is traced
             seconds["fit"] += np.diff(clock).tolist()
             seconds["loop"] += np.diff(loop).tolist()
-    return {name: float(np.median(each)) for name, each in seconds.items()}
+    return {name: float(np.median(each)) for name, each in seconds.items()}, float(max(apart))
 
 
 # %%
@@ -81,19 +85,18 @@ def fit_and_loop(norm, data, rounds):
 
 if sys.argv[1:] == ["measure"]:
     devices.configure()
-    data, rounds = (
-        datasets.load("cifar10").take(train=1280, test=1),
-        devices.at_scale(quick=6, full=20),
-    )
+    data = datasets.load("cifar10").take(train=1280, test=1)
+    rounds = devices.at_scale(quick=6, full=20)
     norms = {"bnref.BatchNorm": bnref.BatchNorm, "Keras's layer": keras.layers.BatchNormalization}
-    seconds = {name: fit_and_loop(norm, data, rounds) for name, norm in norms.items()}
-    print(json.dumps(seconds))
+    print(json.dumps({name: fit_and_loop(norm, data, rounds) for name, norm in norms.items()}))
     sys.exit()
 command, crashes = [sys.executable, made.__code__.co_filename, "measure"], 0
-while (done := subprocess.run(command, capture_output=True, text=True)).returncode < 0:
+limited = {"timeout": 600, "capture_output": True, "text": True}  # seconds, were it to hang
+while (done := subprocess.run(command, **limited)).returncode < 0:
     assert (crashes := crashes + 1) < 4, done.stderr
 assert done.returncode == 0, done.stderr
-seconds = json.loads(done.stdout.splitlines()[-1])
+measured = json.loads(done.stdout.splitlines()[-1])
+seconds = {name: each for name, (each, _) in measured.items()}
 
 fig, ax = plt.subplots(figsize=(6.2, 2.2), layout="constrained")
 for place, each in enumerate(seconds.values()):
@@ -106,12 +109,12 @@ ax.set_title("Milliseconds a step, two logical devices")
 plt.show()
 
 # %%
-# Logical devices make nothing faster, as they share the processor; they show what the loop adds.
+# Logical devices share the processor and make nothing faster; they show what the loop adds.
 #
 # Conclusion
 # ----------
 
 print(f"Keras fit crashed {crashes} times")
-for name, each in seconds.items():
-    print(f"{name}: loop / fit = {each['loop'] / each['fit']:.2f}")
-assert all(value > 0 for each in seconds.values() for value in each.values())
+for name, (each, apart) in measured.items():
+    print(f"{name}: loop / fit = {each['loop'] / each['fit']:.2f}; weights {apart:.0e} apart")
+    assert apart < 1e-2, "of what the step changed"

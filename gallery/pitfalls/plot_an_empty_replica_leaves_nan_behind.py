@@ -4,14 +4,13 @@ An empty replica leaves NaN behind, and unequal ones a wrong mean
 
 The last batch of a data set can leave a replica **without an example**. Its mean is 0/0, and in
 Keras 3 its moving statistics are **NaN** from then on. The first replica's, which are read and
-saved, stay clean, so the NaN shows only where the other one predicts; averaged over the replicas,
-all are NaN. tf_keras leaves the statistics of an empty replica as they were. But it saves the mean
-over the replicas: two of 60 and 4 examples with means near 0 and 10 have together the mean 0.7 and
-the variance **7.5**; the means of their means and variances are 5.4 and **0.7**. With
-``synchronized=True`` both cases are right, and with :class:`bnref.layers.PooledBatchNorm`.
+saved, stay clean; but the gradient of γ is NaN as well, and after one step **γ is NaN everywhere**,
+while the loss is finite. tf_keras gives no NaN, but saves the mean over the replicas: 60 and 4
+examples with means near 0 and 10 have together the mean 0.7 and the variance **7.5**; the means of
+theirs are 5.4 and **0.7**. Right: ``synchronized=True``, :class:`~bnref.layers.PooledBatchNorm`.
 
-The symptom: NaN after the last batch of an epoch, on some devices only; or worse results where the
-batches do not divide evenly. Question 2, *remembered how*, is answered wrongly: without the counts.
+The symptom: NaN after an epoch's last batch; or worse results where batches do not divide evenly.
+Question 2, *remembered how*, is answered wrongly: without the counts.
 
 .. symptom:: NaN or infinity
    :cause: the last batch leaves a replica without an example, and its statistics become NaN
@@ -25,8 +24,6 @@ batches do not divide evenly. Question 2, *remembered how*, is answered wrongly:
    :likelihood: seldom
    :question: 2
 """
-
-from functools import partial
 
 import keras
 import matplotlib.pyplot as plt
@@ -63,7 +60,7 @@ NORMS = {
     "Keras": keras.layers.BatchNormalization,  # wrong: the first replica's are read and saved
     "Keras, mean": MeanOfReplicas,
     "tf_keras": tf_keras.layers.BatchNormalization,  # wrong too: the mean is read and saved
-    "synchronized": partial(keras.layers.BatchNormalization, synchronized=True),  # right
+    "synchronized": lambda **kw: keras.layers.BatchNormalization(synchronized=True, **kw),  # right
     "PooledBatchNorm": bnref.PooledBatchNorm,  # right
 }
 x = np.float32(np.random.default_rng(0).standard_normal((2, 64, 1)) + [[[0]], [[10]]])
@@ -71,21 +68,27 @@ sizes = 32, 24, 16, 8, 4, 1, 0
 
 
 def remembered(norm):
-    """Mean and variance as read, and as the second replica has them, after batches of all sizes."""
+    """Mean, variance and γ, as read and as the second replica has them, and the loss, per size."""
     with strategy.scope():
         layer = norm(momentum=0.0)
         layer.build((None, 1))
+        library = tf_keras if isinstance(layer, tf_keras.layers.Layer) else keras
+        optimizer, weights = library.optimizers.SGD(1e-3), layer.trainable_variables
+        optimizer.build(weights)
 
-    def call(bounds):
+    def train(bounds):
         index = tf.distribute.get_replica_context().replica_id_in_sync_group
-        return layer(tf.constant(x)[index, bounds[index, 0] : bounds[index, 1]], training=True)
+        part = tf.constant(x)[index, bounds[index, 0] : bounds[index, 1]]
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(part, training=True) ** 2, 0) / 64
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return loss
 
-    step, moments = tf.function(strategy.run), (layer.moving_mean, layer.moving_variance)
-    variables = moments if isinstance(layer, tf_keras.layers.Layer) else [v.value for v in moments]
+    step, read = tf.function(strategy.run), (layer.moving_mean, layer.moving_variance, layer.gamma)
     for size in sizes:
-        step(call, (tf.constant([[size, 64], [0, size]]),))
-        second = [on_each(variable)[1] for variable in variables]
-        yield [[float(v.numpy()[0]) for v in each] for each in (moments, second)]
+        loss = strategy.reduce("sum", step(train, (tf.constant([[size, 64], [0, size]]),)), None)
+        second = [on_each(v if library is tf_keras else v.value)[1] for v in read]
+        yield [[float(v.numpy()[0]) for v in (*each, loss)] for each in (read, second)]
 
 
 read = {name: np.array([*remembered(norm)]) for name, norm in NORMS.items()}
@@ -102,9 +105,8 @@ fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# At n = 0 the triangle is missing: NaN. The loss has the same fault: the mean over no example is
-# NaN, and its gradient goes to all. Divide the sum of the losses by the global batch. To check your
-# own model, look for NaN on every replica, as ``on_each`` does above, not in what is read.
+# At n = 0 the triangle is missing: NaN. A mean loss over no example is NaN too: divide the sum by
+# the global batch. To check your own model, look for NaN in γ and in ``on_each`` of the statistics.
 # The fix is ``dataset.batch(32, drop_remainder=True)``, or one of the last two layers. Met in
 # `keras-team/keras#11858 <https://github.com/keras-team/keras/issues/11858>`_ (NaN in the weights
 # of a model whose loss was fine) and `tensorflow/tensorflow#52986
@@ -114,16 +116,17 @@ plt.show()
 # ----------
 
 print("empty second replica:", *(f"{name} {v[-1].round(2).tolist()}" for name, v in read.items()))
-print("60 and 4:", *(f"{name} {v[4, 0].round(2)}" for name, v in read.items()), "true", true[4])
+print("60 and 4:", *(f"{name} {v[4, 0, :2].round(2)}" for name, v in read.items()), "true", true[4])
 assert shares == [[16, 16], [1, 0]]
-saved, spread, mean, synchronized, pooled = read.values()
+saved, spread, mean, synchronized, pooled = (each[..., :2] for each in read.values())
+gamma, loss = np.moveaxis([*read.values()], -1, 0)[2:]
 shows = np.isfinite(saved[:-1]).all() and np.isnan(saved[-1, 1]).all()
 upstream.defect(
     "empty_replica_nan", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
 )
 assert not shows or (np.isnan(spread[-1]).all() and np.isfinite(saved[:, 0]).all())
-assert np.isnan(float(tf.reduce_mean(tf.zeros(0)))) and np.isfinite(mean).all()
-assert (mean[-1, 1] == mean[-2, 1]).all(), "tf_keras leaves them as they were"
-assert abs(np.stack([spread, mean])[:, 4, 0] - [5.4, 0.7]).max() < 0.1
-assert abs(true[4] - [0.7, 7.5]).max() < 0.1
+assert (np.isnan(gamma[:2, -1]) == shows).all() and np.isnan(gamma).sum() == 4 * shows
+assert np.isfinite(loss).all() and np.isnan(float(tf.reduce_mean(tf.zeros(0))))
+assert np.isfinite(mean).all() and (mean[-1, 1] == mean[-2, 1]).all(), "tf_keras leaves them"
+assert np.allclose([true[4], spread[4, 0], mean[4, 0]], [(0.7, 7.5), *[(5.4, 0.7)] * 2], atol=0.1)
 assert abs(np.stack([synchronized, pooled]) - true[:, None]).max() < 1e-3

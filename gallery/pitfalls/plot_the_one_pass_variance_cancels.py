@@ -99,9 +99,9 @@ fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# Inside a network μ/σ is seldom above 10, and nobody notices. Raw inputs are another matter: years
-# (2,000 ± 8) have 250, the seconds of one day in Unix time 70,000. To check your own model, take
-# μ/σ of what enters the layer, channel by channel. The fix: ``two_pass``, or
+# Where μ/σ is 10 or less the error is 6 parts in a million, and nobody notices. Raw inputs are
+# another matter: years (2,000 ± 8) have 250, the seconds of one day in Unix time 70,000. To check
+# your own model, take μ/σ of what enters the layer, channel by channel. The fix: ``two_pass``, or
 # :class:`bnref.layers.SyncBatchNorm`; or centre the inputs once (``keras.layers.Normalization``).
 # Met in XLA (`tensorflow/tensorflow#118701
 # <https://github.com/tensorflow/tensorflow/issues/118701>`_), and cut off at 0 by
