@@ -107,7 +107,7 @@ def apostrophes(text):
 
 def program(function):
     """The source of a function, after what it uses of its own module, in the file's order."""
-    path = Path(inspect.getfile(function))
+    path = file_of(function)
     text = path.read_text("utf-8")
     defined = {name: node for node in ast.parse(text).body for name in names(node)}
     wanted, left = set(), [function.__name__]
@@ -129,7 +129,12 @@ def names(node):
 
 def home(implementation):
     """The file that says how an implementation is run."""
-    return Path(inspect.getfile(type(implementation)))
+    return file_of(type(implementation))
+
+
+def file_of(program):
+    """The file of a class or a function in this checkout; another one may be installed."""
+    return PROGRAMS / Path(inspect.getfile(program)).name
 
 
 def folded(summary, path, source):
@@ -183,7 +188,7 @@ class Behaviour(SphinxDirective):
         answers = nodes.definition_list(classes=["conformance-answers"])
         answers += [answer(found[i, name], home(one)) for i, one in IMPLEMENTATIONS.items()]
         probe = BEHAVIOURS[name]
-        source = folded("The program that asks:", Path(inspect.getfile(probe)), program(probe))
+        source = folded("The program that asks:", file_of(probe), program(probe))
         command = f"python gallery/results/run_conformance.py --behaviour {name!r}"
         again = nodes.paragraph(
             "", "To measure it again: ", nodes.literal(text=command), nodes.Text(".")
