@@ -224,7 +224,8 @@ def test_two_launches_from_the_same_random_state_have_other_ports(script, tmp_pa
 
 def test_what_the_workers_print_goes_where_it_is_wanted(tmp_path):
     path = tmp_path / "prints.py"
-    path.write_text("import sys; print('to one'); print('to the other', file=sys.stderr)")
+    # One write each: of `print` the line and its end may be two, with the other's between them.
+    path.write_text("import os; os.write(1, b'to one\\n'); os.write(2, b'to the other\\n')")
     with (tmp_path / "output").open("w") as output:
         workers.start(path, 2, output=output, timeout=60)
     lines = (tmp_path / "output").read_text().splitlines()
