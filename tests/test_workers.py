@@ -14,7 +14,7 @@ import pytest
 
 from bnref import workers
 from bnref.training import strategy
-from bnref.workers import meeting
+from bnref.workers import meeting, starting
 from bnref.workers.__main__ import main
 from bnref.workers.starting import _free_ports
 
@@ -237,6 +237,17 @@ def test_a_worker_that_fails_takes_the_others_along_and_is_named_first(script, t
         workers.start(script, 2, str(tmp_path), "fails", "1", grace=0, timeout=60)
     assert [each.returncode for each in processes] == [-signal.SIGKILL, 3]
     assert not any(running(each.pid) for each in processes)
+
+
+def test_after_a_failure_the_others_have_the_grace_and_not_the_whole_time(monkeypatch):
+    """By a clock of the test's own, which sleeping moves on."""
+    clock = [0.0]
+    monkeypatch.setattr(starting.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(starting.time, "sleep", lambda pause: clock.append(clock.pop() + pause))
+    runs, fails = (type("Process", (), {"poll": lambda self, s=s: s})() for s in (None, 3))
+    with pytest.raises(RuntimeError, match="worker 1 ended with status 3; worker 0 was ended 7 s"):
+        starting._wait([runs, fails], 1000, 7)
+    assert 7 <= clock[0] < 8
 
 
 def test_workers_that_stay_are_ended_after_the_time_given(script, tmp_path, processes):
