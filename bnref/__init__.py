@@ -1,6 +1,7 @@
 """Batch normalization in TensorFlow: every variant, every pitfall, shown by experiment."""
 
 from bnref import (
+    _backend,  # noqa: F401  first: it refuses other backends of Keras
     benchmark,
     conventions,
     datasets,

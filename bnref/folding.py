@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from bnref import population
 from bnref.layers import BatchNorm, DomainBatchNorm, ExampleWeighingBatchNorm, UntrackedBatchNorm
 
 __all__ = ["fold", "fold_model"]
@@ -44,13 +45,15 @@ def fold(layer, norm):
     ------
     ValueError
         Another type of layer, an activation between the two, layers not built or of different
-        numbers of channels, or a norm that is not a fixed line at inference.
+        numbers of channels, a norm that is not a fixed line at inference, or one whose variance is
+        negative or not finite.
 
     Notes
     -----
     Jacob et al. 2018, arXiv 1712.05877, section 3.2, equation 14.
     """
     _check(layer, norm)
+    population.check(norm)
     gamma, beta, mean, variance = map(np.float64, _vectors(norm))
     slope = gamma / np.sqrt(variance + norm.epsilon)
     kernel, *bias = map(np.float64, layer.get_weights())
@@ -81,6 +84,7 @@ def fold_model(model):
     """
     if not isinstance(model, keras.Sequential) or not model.built:
         raise ValueError(f"model must be a built keras.Sequential; received {model!r}")
+    population.check(model)
     kept = []
     for layer in model.layers:
         if kept and _is_pair(kept[-1], layer):

@@ -11,13 +11,18 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
+from bnref._unchanged import unchanged
+from bnref.functional._checks import check_variance
+
 __all__ = [
+    "check",
     "corrected",
     "cumulative_weight",
     "debiased_weight",
     "exponential_weight",
     "pooled",
     "recompute",
+    "unchanged",
 ]
 
 
@@ -126,7 +131,8 @@ def recompute(model, batches, *, variance="pooled"):
     Raises
     ------
     ValueError
-        Unknown `variance`, no batch, no layer to replace, or moments that are not finite.
+        Unknown `variance`, no batch, no layer to replace, moments that are not finite, or a layer
+        that keeps its population though its variance is negative or not finite.
 
     Notes
     -----
@@ -135,18 +141,43 @@ def recompute(model, batches, *, variance="pooled"):
     if variance not in ESTIMATORS:
         raise ValueError(f"variance must be one of {sorted(ESTIMATORS)}; received {variance!r}")
     collected = _collect(model, batches)
+    check(model, without=collected)
     estimates = {}
     for layer, rows in collected.items():
         counts, means, variances = map(np.array, zip(*rows, strict=True))
         with np.errstate(invalid="ignore"):  # 0/0, of a domain that no batch holds
             estimate = ESTIMATORS[variance](counts, means, variances)
         if not np.isfinite(estimate).all():
+            check(model)  # names the layer whose own population is the cause, if one is
             raise ValueError(f"batches gave moments that are not finite in layer {layer.name!r}")
         estimates[layer] = estimate
     for layer, (mean, var) in estimates.items():
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(var)
     return len(estimates)
+
+
+def check(model, *, without=()):
+    """Refuse a population whose variance is negative or not finite, in any layer of ``model``.
+
+    Averaging weights as if they were all alike, a server's optimizer, or one batch that overflowed
+    can leave one behind. `bnref.training.evaluate`, `bnref.folding.fold` and `recompute` ask it.
+
+    Parameters
+    ----------
+    model : keras.Model or layer
+        Layers of any library that have a ``moving_variance`` are looked at.
+    without : collection of layers
+        Not looked at.
+
+    Raises
+    ------
+    ValueError
+        Names the layer, the channels and a value.
+    """
+    for layer in model._flatten_layers():
+        if getattr(layer, "moving_variance", None) is not None and layer not in without:
+            check_variance(layer.name, layer.moving_variance)
 
 
 def _collect(model, batches):
@@ -159,7 +190,7 @@ def _collect(model, batches):
     try:
         for layer in layers:
             # Another answer to "remembered how?", for the time being and for this layer alone.
-            layer.update_population = partial(_keep, rows[layer], layer)
+            layer.update_population = partial(_keep, rows[layer])
         number = 0
         for number, batch in enumerate(batches, start=1):  # noqa: B007
             model(batch, training=True)
@@ -178,11 +209,10 @@ def _collect(model, batches):
     return rows
 
 
-def _keep(rows, layer, moments):
+def _keep(kept, moments):
     """Append (count, mean, variance) in float64; the parts of a batch one by one."""
-    mean, variance = (np.float64(each) for each in (moments.mean, moments.variance))
-    counts = np.broadcast_to(np.float64(moments.count), (*mean.shape[:-1], 1))[..., 0]
-    if mean.ndim > len(layer.moving_mean.shape):
-        rows.extend(zip(counts, mean, variance, strict=True))
+    counts, mean, variance = (np.float64(each) for each in moments[2:3] + moments[:2])
+    if moments.rows.named:
+        kept.append((counts[:, 0], mean, variance))
     else:
-        rows.append((counts, mean, variance))
+        kept.extend(zip(counts[:, 0], mean, variance, strict=True))

@@ -360,7 +360,10 @@ class Forgetful(BatchNorm):
 class OfBatchAlways(BatchNorm):
     """Question 3 alone."""
 
-    def normalizing_moments(self, x, *, training):
+    def training_moments(self, x):
+        return self.batch_moments(x)
+
+    def inference_moments(self, x):
         return self.batch_moments(x)
 
 
@@ -385,7 +388,7 @@ def test_overriding_update_population_changes_what_is_remembered_and_nothing_els
     assert_same_state(layer, before)
 
 
-def test_overriding_normalizing_moments_changes_what_is_used_and_nothing_else(batch):
+def test_overriding_both_normalizing_hooks_changes_what_is_used_and_nothing_else(batch):
     layer, x = layer_with_state(OfBatchAlways), batch((6, 3))
     before = state(layer)
     expected = reference.batch_norm(x, GAMMA, BETA, epsilon=layer.epsilon)
@@ -429,10 +432,24 @@ def test_an_epsilon_that_is_not_above_zero_is_refused_by_name(epsilon):
         BatchNorm(epsilon=epsilon)
 
 
-@pytest.mark.parametrize("axis", [1, 3, None, [1, 2]])
-def test_an_axis_other_than_the_last_is_refused_by_name(axis):
+@pytest.mark.parametrize("axis", [0, -2, None, [1, 2], True, 1.0])
+def test_an_axis_that_cannot_be_the_last_is_refused_by_name(axis):
     with refused("axis", axis):
         BatchNorm(axis=axis)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3), (4, 5, 6, 3)])
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_positive_axis_is_taken_where_it_is_the_last_and_refused_elsewhere(batch, shape, axis):
+    layer, base, x = BatchNorm(axis=axis), BatchNorm(), batch(shape)
+    if axis == len(shape) - 1:
+        np.testing.assert_array_equal(layer(x, training=True), base(x, training=True))
+        assert BatchNorm.from_config(layer.get_config()).axis == axis
+        with pytest.raises(ValueError, match="expected ndim"):
+            layer(x[:, None])
+        return
+    with pytest.raises(ValueError, match=rf"axis must be -1 or {len(shape) - 1}.*received {axis}"):
+        layer(x)
 
 
 @pytest.mark.parametrize("shape", [(3,), (None, 4, None), (None,)])

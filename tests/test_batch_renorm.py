@@ -74,7 +74,7 @@ def test_output_and_every_variable_after_k_steps_are_those_of_the_paper(limits, 
         batch_mean, batch_variance = reference.moments(x)
         mean, variance = 0.6 * mean + 0.4 * batch_mean, 0.6 * variance + 0.4 * batch_variance
     population = {"moving_mean": mean, "moving_variance": variance}
-    assert_state(layer, {**population, "updates": steps})
+    assert_state(layer, {**population, "steps": steps})
 
 
 @pytest.mark.parametrize("limits", [CLIPPED, WIDE])
@@ -142,12 +142,12 @@ def test_the_default_schedule_is_the_papers_and_goes_by_the_steps_of_training(ba
     assert layer.get_config()["d_max"] == [[5000, 0], [25000, 5]]
     x = near((6, 3))
     for step, limits in {0: (1, 0), 22500: (2, 4.375), 10**6: (3, 5)}.items():
-        with_state(layer).updates.assign(step)
+        with_state(layer).steps.assign(step)
         layer(x)
         r, d = correction(x, r_max=limits[0], d_max=limits[1])
         expected = reference.batch_renorm(x, GAMMA, BETA, r, d, epsilon=EPSILON)
         np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-4, atol=1e-4)
-        assert int(layer.updates) == step + 1
+        assert int(layer.steps) == step + 1
 
 
 @pytest.mark.parametrize("jit", [None, False, True], ids=["eager", "graph", "compiled"])
@@ -168,7 +168,7 @@ def test_the_first_step_goes_by_the_schedules_value_at_zero_and_so_on_without_tr
         batch_mean, batch_variance = reference.moments(x)
         mean, variance = 0.6 * mean + 0.4 * batch_mean, 0.6 * variance + 0.4 * batch_variance
     assert jit is None or step.experimental_get_tracing_count() == 1
-    assert int(layer.updates) == 4
+    assert int(layer.steps) == 4
 
 
 def test_inference_is_that_of_the_base_and_counts_no_step(batch):

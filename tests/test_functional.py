@@ -81,8 +81,8 @@ def test_moments_are_those_of_the_reference_for_any_shape_scale_and_offset(x):
     expected_mean, expected_variance = reference.moments(x)
     assert_within(mean, expected_mean, of_mean)
     assert_within(variance, expected_variance, of_variance)
-    assert mean.shape == variance.shape == x.shape[-1:]
-    assert float(count) == x.size / x.shape[-1]
+    assert mean.shape == variance.shape == (1, x.shape[-1])
+    assert count.numpy().item() == x.size / x.shape[-1]
 
 
 @given(any_inputs(), st.integers(0, 2**32 - 1))
@@ -199,10 +199,10 @@ def test_moments_without_an_average_are_constants_to_the_gradient(batch, dtype, 
 @pytest.mark.parametrize("average", [None, lambda total: total / 8])
 def test_no_gradient_reaches_the_moments_themselves(batch, average):
     x = tf.constant(batch((8, 3)))
-    mean, variance = tf.constant([1.0, -3.0, 0.5]), tf.constant([0.5, 9.0, 30.0])
+    mean, variance = tf.constant([[1.0, -3.0, 0.5]]), tf.constant([[0.5, 9.0, 30.0]])
 
     def by_given_moments(mean, variance):
-        given_moments = functional.Moments(mean, variance, 8.0, average)
+        given_moments = functional.Moments(mean, variance, tf.constant([[8.0]]), average)
         return functional.normalize(x, given_moments, GAMMA, BETA, epsilon=EPSILON)
 
     _, *reached = output_and_gradients(by_given_moments, x, mean, variance)
@@ -214,14 +214,14 @@ def test_an_average_over_two_replicas_gives_the_gradient_of_their_global_batch(b
     over both what the other one has at the same place, as a sum over devices does."""
     x, dy, sizes = batch((10, 3), dtype="float64"), batch((10, 3), 1, dtype="float64"), [7, 3]
     gamma, beta = GAMMA.astype("float64"), BETA.astype("float64")
-    mean, variance = (tf.constant(each) for each in reference.moments(x))
+    mean, variance = (tf.constant(each[None]) for each in reference.moments(x))
 
     def on_each_replica(average_of):
         results = []
         for index, (own_x, own_dy) in enumerate(
             zip(np.split(x, sizes[:1]), np.split(dy, sizes[:1]), strict=True)
         ):
-            shared = functional.Moments(mean, variance, 10.0, average_of(index))
+            shared = functional.Moments(mean, variance, tf.constant([[10.0]]), average_of(index))
             results.append(
                 output_and_gradients(
                     lambda *inputs, shared=shared: functional.normalize(

@@ -170,7 +170,7 @@ def test_with_renormalization_r_and_d_are_those_of_the_global_batch(ran):
         actual = np.concatenate([own[i] for own in results])
         np.testing.assert_allclose(actual, wanted, rtol=2e-4, atol=2e-4)
     assert_population_is_of(states, x)
-    assert [int(own["updates"]) for own in states] == [1, 1, 1]
+    assert [int(own["steps"]) for own in states] == [1, 1, 1]
 
 
 def test_pooled_replicas_normalize_by_their_own_batch_and_remember_the_global_one(ran):
@@ -214,15 +214,15 @@ def test_the_moments_do_not_depend_on_how_the_examples_are_split_over_replicas(s
     random, scale = np.random.default_rng(seed), np.array([1.0, 10.0, 0.1])
     x = (random.normal(size=(sum(sizes), 3)) + [10**digits, -(10**digits), 0]) * scale
     own = [functional.moments(each) for each in np.split(x, np.cumsum(sizes)[:-1])]
-    posted = np.array([[np.full(3, each.count), each.mean, each.variance] for each in own])
+    posted = np.array([[np.full((1, 3), m.count), m.mean, m.variance] for m in own])
     for index, each in enumerate(own):
         with pytest.MonkeyPatch.context() as patch:
             replica = Replica(posted, index)
             patch.setattr(tf.distribute, "get_replica_context", lambda r=replica: r)
             mean, variance, count, *_ = functional.over_replicas(each)
-            np.testing.assert_allclose(mean, np.mean(x, 0), rtol=1e-12, atol=1e-12)
-            np.testing.assert_allclose(variance, np.var(x, 0), rtol=1e-9, atol=1e-18)
-            assert float(count) == sum(sizes)
+            np.testing.assert_allclose(mean[0], np.mean(x, 0), rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(variance[0], np.var(x, 0), rtol=1e-9, atol=1e-18)
+            assert count.numpy().item() == sum(sizes)
 
 
 def test_with_one_replica_and_outside_of_any_the_moments_are_passed_through(batch):

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from bnref.functional.context import or_zero, other_replicas
-from bnref.functional.shapes import by_example, over_positions, rows
+from bnref.functional.assignment import Index, Parts
+from bnref.functional.context import other_replicas
+from bnref.functional.shapes import at_least_float32, checked, not_empty, over_positions
 
 __all__ = [
     "Moments",
@@ -22,30 +23,55 @@ class Moments(NamedTuple):
 
     Attributes
     ----------
-    mean, variance : tensor, shape (C,) or (G, C)
-        The variance is the biased one: the sum of squares is divided by ``count``. With G rows,
-        each normalizes its part of the batch: G equal parts one after the other, or those of
-        ``part``.
-    count : tensor of shape () or (G, 1), or None
-        How many values each channel's moments were taken from. None for population statistics.
+    mean, variance : tensor, shape (G, C)
+        One row for all examples, or more; `rows` says which example has which. The variance is the
+        biased one: the sum of squares is divided by ``count``.
+    count : tensor of shape (G, 1), or None
+        How many values each channel's moments were taken from; 0 says that the row means nothing,
+        and its mean and variance may then be NaN. None for population statistics.
     average : callable or None
-        Turns sums over this call's inputs into averages over the examples whose moments these are:
-        division by ``count`` for one replica, preceded by a sum over replicas for several. The
-        sums have shape (2, C), and (2, N, C), one row an example, where ``part`` is given. None
-        says that the moments do not depend on the inputs (population statistics), and then no
-        gradient flows through them.
+        Turns sums over the values that a row normalizes, shape (2, G, C), into averages over the
+        values whose moments these are: division by ``count`` for one replica, preceded by a sum
+        over replicas for several. None says that the moments do not depend on the inputs
+        (population statistics), and then no gradient flows through them.
+    rows : Parts or Index
+        Which row normalizes which example.
     correction : pair of tensors like ``mean``, or None
         r and d of batch renormalization: x̂·r + d stands for x̂. Constants to the gradient.
-    part : integer tensor, shape (N,), or None
-        The row of ``mean`` and ``variance`` that each example is normalized by.
     """
 
     mean: tf.Tensor
     variance: tf.Tensor
     count: tf.Tensor | None = None
     average: Callable[[tf.Tensor], tf.Tensor] | None = None
+    rows: Parts | Index = Parts()
     correction: tuple[tf.Tensor, tf.Tensor] | None = None
-    part: tf.Tensor | None = None
+
+    def pooled(self):
+        r"""Row of all examples together; rows that are named, those of domains, stay as they are.
+
+        .. math:: \mu = \sum_g \frac{n_g}{n} \mu_g, \qquad
+                  \sigma^2 = \sum_g \frac{n_g}{n}\left(\sigma_g^2 + (\mu_g - \mu)^2\right)
+
+        To be remembered: no gradient flows through it. Chan, Golub & LeVeque 1983, The American
+        Statistician 37, equation 2.1.
+        """
+        if self.rows.named:
+            return self
+        counts = self.count * tf.ones_like(self.mean[:, :1])
+        mean, variance = combined(counts, self.mean, self.variance)
+        return Moments(mean[None], variance[None], tf.reduce_sum(counts, 0, keepdims=True))
+
+
+def combined(counts, means, variances):
+    """Moments of all together, by Chan's formula over the first axis; a count of 0 weighs nothing.
+
+    Nothing cancels where the mean is large, as it does in E[x²] − E[x]².
+    """
+    weights = tf.math.divide_no_nan(counts, tf.reduce_sum(counts, 0))
+    mean = tf.reduce_sum(tf.math.multiply_no_nan(means, weights), 0)
+    spread = variances + tf.math.squared_difference(means, mean)
+    return mean, tf.reduce_sum(tf.math.multiply_no_nan(spread, weights), 0)
 
 
 def moments(x):
@@ -55,7 +81,8 @@ def moments(x):
 
     The variance is taken in a second pass around the mean. The one-pass form
     :math:`E[x^2] - E[x]^2` saves a pass and loses all digits once the mean is some thousand
-    standard deviations from zero.
+    standard deviations from zero. Both can be differentiated any number of times, which those of
+    ``tf.nn.moments`` cannot: it stops the gradient at the mean inside the variance.
 
     Parameters
     ----------
@@ -65,9 +92,8 @@ def moments(x):
     Returns
     -------
     Moments
-        Its mean and variance have shape (C,), float64 for float64 inputs and float32 otherwise.
-        On one of several replicas a batch without an example has the count, mean and variance 0,
-        so that it weighs nothing among the others.
+        With one row, float64 for float64 inputs and float32 otherwise. A batch without an example,
+        which one of several replicas may get, has the count 0.
 
     Raises
     ------
@@ -80,11 +106,7 @@ def moments(x):
     -----
     Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 1, first two lines; for images, section 3.2.
     """
-    values = rows(x)
-    count = tf.cast(tf.shape(values)[0], values.dtype)
-    mean = or_zero(tf.reduce_mean(values, 0), count)
-    variance = or_zero(tf.reduce_mean(tf.math.squared_difference(values, mean), 0), count)
-    return Moments(mean, variance, count, lambda sums: sums / count)
+    return moments_of_parts(x, 1)
 
 
 def moments_of_parts(x, groups):
@@ -110,17 +132,31 @@ def moments_of_parts(x, groups):
     -----
     Hoffer et al. 2017, arXiv 1705.08741, Algorithm 1.
     """
-    x = tf.convert_to_tensor(x)
+    x = _divisible(not_empty(x), groups)
+    each = [_of_all(part) for part in tf.split(x, groups)]
+    means, variances = (tf.stack(values) for values in zip(*each, strict=True))
+    size = x.shape[:-1].num_elements() or tf.size(x) / x.shape[-1]
+    count = tf.fill((groups, 1), tf.cast(size / groups, means.dtype))
+    return Moments(means, variances, count, lambda sums: sums / count, Parts(groups))
+
+
+def _of_all(x):
+    values = tf.reshape(at_least_float32(x), (-1, x.shape[-1]))
+    mean = tf.reduce_mean(values, 0)
+    return mean, tf.reduce_mean(tf.math.squared_difference(values, mean), 0)
+
+
+def _divisible(x, groups):
     message = f"groups must divide the batch; received groups={groups} for a batch of"
+    if groups == 1:
+        return x
     if x.shape[0] is None:
         told = tf.debugging.assert_equal(tf.shape(x)[0] % groups, 0, f"{message} another size")
         with tf.control_dependencies([told]):
-            x = tf.identity(x)
-    elif x.shape[0] % groups:
+            return tf.identity(x)
+    if x.shape[0] % groups:
         raise ValueError(f"{message} {x.shape[0]}")
-    each = [moments(part) for part in tf.split(x, groups)]
-    mean, variance = (tf.stack(values) for values in list(zip(*each, strict=True))[:2])
-    return Moments(mean, variance, each[0].count, each[0].average)
+    return x
 
 
 def moments_of_examples(x):
@@ -136,12 +172,15 @@ def moments_of_examples(x):
     Moments
         With one row an example.
     """
-    values = by_example(x)
-    count = tf.cast(tf.shape(values)[1], values.dtype)
-    mean = tf.reduce_mean(values, 1)
-    variance = tf.reduce_mean(tf.math.squared_difference(values, mean[:, None]), 1)
-    each = tf.range(tf.shape(values)[0])
-    return Moments(mean, variance, count, lambda sums: sums / count, part=each)
+    x = at_least_float32(checked(x))
+    positions = range(1, x.shape.rank - 1)
+    mean = tf.reduce_mean(x, positions, keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), positions)
+    size = tf.shape(x)[0]
+    count = tf.fill((size, 1), tf.cast(tf.reduce_prod(tf.shape(x)[1:-1]), x.dtype))
+    rows = Index(tf.range(size), size)
+    mean = tf.reshape(mean, tf.shape(variance))
+    return Moments(mean, variance, count, lambda sums: sums / count, rows)
 
 
 def masked_moments(x, mask):
@@ -159,9 +198,9 @@ def masked_moments(x, mask):
     Returns
     -------
     Moments
-        Their count is that of the values read. The gradient of `normalize` by them is right for
-        the steps read, if no other step's output has a gradient; `bnref.layers.MaskedBatchNorm`
-        sees to that.
+        With one row; their count is that of the values read. The gradient of `normalize` by them is
+        right for the steps read, if no other step's output has a gradient;
+        `bnref.layers.MaskedBatchNorm` sees to that.
 
     Raises
     ------
@@ -171,15 +210,15 @@ def masked_moments(x, mask):
         `mask` is false everywhere and there is no other replica, or has another shape, which only
         a run can tell.
     """
-    values = rows(x)
-    read = tf.reshape(over_positions(mask, x), (-1, 1))
-    count = tf.reduce_sum(tf.cast(read, values.dtype))
+    x = at_least_float32(not_empty(x))
+    read, every = over_positions(mask, x), range(x.shape.rank - 1)
+    count = tf.reshape(tf.reduce_sum(tf.cast(read, x.dtype)), (1, 1))
     if not other_replicas():
         told = tf.debugging.assert_positive(count, "mask must be true for at least one step")
         with tf.control_dependencies([told] if told is not None else []):
             count = tf.identity(count)
     # Selected, not multiplied: what is not read may be NaN.
-    mean = or_zero(tf.reduce_sum(tf.where(read, values, 0), 0) / count, count)
-    squares = tf.where(read, tf.math.squared_difference(values, mean), 0)
-    variance = or_zero(tf.reduce_sum(squares, 0) / count, count)
+    mean = tf.reduce_sum(tf.where(read, x, 0), every) / count
+    difference = tf.where(read, x - mean[0], 0)
+    variance = tf.reduce_sum(tf.square(difference), every) / count
     return Moments(mean, variance, count, lambda sums: sums / count)

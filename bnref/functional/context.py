@@ -1,8 +1,9 @@
-"""Whether this call is one of several replicas'."""
+"""Where a call is made: on one of several replicas, or within forward-mode differentiation."""
 
 import tensorflow as tf
+from tensorflow.python.eager import forwardprop_util
 
-__all__ = ["remembered"]
+__all__ = []
 
 
 def other_replicas():
@@ -11,30 +12,10 @@ def other_replicas():
     return None if replica is None or replica.num_replicas_in_sync == 1 else replica
 
 
-def or_zero(value, count):
-    """``value``, and 0 where ``count`` is 0: what a replica without an example adds to the others.
+def in_forward_mode(tensors):
+    """Whether a ``tf.autodiff.ForwardAccumulator`` differentiates along any of the tensors.
 
-    Where there is no other replica `value` itself, as a batch without an example was refused.
+    In a graph it does not know ``tf.custom_gradient``: it goes through the operations inside. There
+    is no public way to ask.
     """
-    return tf.where(count > 0, value, tf.zeros_like(value)) if other_replicas() else value
-
-
-def remembered(moments, new, old):
-    """``new``, and ``old`` where there was no example: on one of several replicas, in a domain.
-
-    Parameters
-    ----------
-    moments : Moments
-        Whose count decides.
-    new, old : number or tensor
-        What follows from the batch, and what stays without one.
-
-    Returns
-    -------
-    tensor, or `new` itself where a batch without an example is refused anyway
-    """
-    if moments.part is None and not other_replicas():
-        return new
-    # A number keeps its digits: it would become float32.
-    new = tf.constant(new, tf.float64) if isinstance(new, float) else tf.convert_to_tensor(new)
-    return tf.where(moments.count > 0, new, tf.cast(old, new.dtype))
+    return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)

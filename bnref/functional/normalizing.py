@@ -1,9 +1,12 @@
-"""Normalizing by moments from anywhere, with the gradient in closed form."""
+"""Normalizing by moments from anywhere; derivatives of any order, the first in closed form."""
+
+from functools import partial
 
 import tensorflow as tf
 
-from bnref.functional.each import normalize_each
-from bnref.functional.shapes import check_type, rows
+from bnref.functional import formulas
+from bnref.functional.context import in_forward_mode
+from bnref.functional.shapes import checked
 
 __all__ = ["normalize"]
 
@@ -28,12 +31,17 @@ def normalize(x, moments, gamma, beta, *, epsilon):
     and :math:`d\beta = \sum dy`, :math:`d\gamma = \sum dy\,\hat x`, which are the two sums that A
     needs anyway. Only x and vectors of C numbers are kept for the backward pass.
 
+    The closed form holds the whole first derivative, so none is returned for μ and σ². It depends
+    on x through them as well: to be differentiated again, it is taken by plain operations, in which
+    μ and σ² are what `moments` computed from x. So derivatives of any order are right, in reverse
+    and in forward mode; the second costs some three times the first, and only when asked for.
+
     Parameters
     ----------
     x : tensor or array, shape (N, ..., C)
     moments : Moments
         Treated as constants if ``moments.average`` is None, as functions of `x` otherwise.
-    gamma, beta : tensor or array, shape (C,)
+    gamma, beta : tensor or array, shape (C,), or (G, C) like the moments' rows
         Like the moments float32, or float64 where `x` is.
     epsilon : float
         Added to the variance.
@@ -45,85 +53,69 @@ def normalize(x, moments, gamma, beta, *, epsilon):
     Raises
     ------
     ValueError
-        `x` is not floating point.
+        `x` is not floating point, or has fewer than two axes.
 
     Notes
     -----
     Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 1, last two lines, and the gradients of
-    section 3, summed up. No gradient is returned for the moments themselves.
+    section 3, summed up. r and d of batch renormalization are constants to derivatives of every
+    order (Ioffe 2017, arXiv 1702.03275, section 3).
     """
-    x, gamma, beta = map(tf.convert_to_tensor, (x, gamma, beta))
-    check_type(x)
+    x = checked(x)
+    mean, variance = moments.mean, moments.variance
+    if moments.average is None:
+        mean, variance = tf.stop_gradient(mean), tf.stop_gradient(variance)
+    gamma, beta = (each + tf.zeros_like(mean) for each in (gamma, beta))  # one row each, too
     if moments.correction is not None:
         r, d = map(tf.stop_gradient, moments.correction)
         gamma, beta = gamma * r, gamma * d + beta
-    # The numbers carry no gradient of their own: the closed form has it.
-    mean, variance = tf.stop_gradient(moments.mean), tf.stop_gradient(moments.variance)
-    moments = moments._replace(mean=mean, variance=variance)
-    if moments.part is not None:
-        return normalize_each(x, moments, gamma, beta, epsilon)
-    if mean.shape.rank == 2:
-        return _normalize_parts(x, moments, gamma, beta, epsilon)
-    return _normalize_all(x, moments, gamma, beta, epsilon)
+    return _normalized(x, mean, variance, gamma, beta, moments, epsilon)
 
 
-def _normalize_parts(x, moments, gamma, beta, epsilon):
-    """Normalize equal parts of the batch, one after the other, each by its row."""
-    with tf.control_dependencies([moments.mean]):  # made from parts that were checked
-        x = tf.identity(x)
-    shape = tf.shape(moments.mean)
-    vectors = moments.mean, moments.variance, *(tf.broadcast_to(v, shape) for v in (gamma, beta))
-    parts = zip(tf.split(x, moments.mean.shape[0]), *map(tf.unstack, vectors), strict=True)
-    normalized = [
-        _normalize_all(part, moments._replace(mean=mean, variance=variance), *affine, epsilon)
-        for part, mean, variance, *affine in parts
-    ]
-    return tf.concat(normalized, 0)
+def _normalized(x, mean, variance, gamma, beta, moments, epsilon):
+    """γ x̂ + β with its first derivative, and that with all further ones."""
+    forward, first = formulas.normalized, formulas.first_derivative
+    if formulas.kernels_serve(x, moments):
+        forward, first = formulas.normalized_by_kernels, formulas.first_derivative_by_kernels
 
+    def normalized(*inputs):
+        if in_forward_mode(inputs):  # along operations, which must be the formula's
+            x, mean, variance, gamma, beta = inputs
+            by = moments._replace(mean=mean, variance=variance)
+            return formulas.normalized(x, by, gamma, beta, epsilon)
+        return function(*inputs)
 
-def _normalize_all(x, moments, gamma, beta, epsilon):
-    """Normalize the whole of x by moments of shape (C,)."""
-    mean, variance = moments.mean, moments.variance
+    def first_derivative(*inputs):
+        return (
+            of(formulas.first_derivative, inputs)
+            if in_forward_mode(inputs)
+            else derivative(*inputs)
+        )
 
     @tf.custom_gradient
-    def normalized(x, gamma, beta):
+    def function(*inputs):
         def gradient(dy):
-            dx, dgamma, dbeta = _apply_gradient(dy, x, mean, variance, gamma, epsilon)
-            if moments.average is not None:
-                along_one, along_x = tf.unstack(moments.average(tf.stack([dbeta, dgamma])))
-                scale = gamma * tf.math.rsqrt(variance + epsilon)
-                dx -= _apply(x, mean, variance, scale * along_x, scale * along_one, epsilon)
-            return dx, dgamma, dbeta
+            x, mean, variance, gamma, _ = inputs
+            dx, dgamma, dbeta = first_derivative(dy, x, mean, variance, gamma)
+            return dx, None, None, dgamma, dbeta
 
-        return _apply(x, mean, variance, gamma, beta, epsilon), gradient
+        x, mean, variance, gamma, beta = constants(inputs)
+        by = moments._replace(mean=mean, variance=variance)
+        return forward(x, by, gamma, beta, epsilon), gradient
 
-    return normalized(x, gamma, beta)
+    @tf.custom_gradient
+    def derivative(*inputs):
+        def gradient(*upstream):
+            return of(partial(formulas.second_derivative, upstream), inputs)
 
+        return of(first, constants(inputs)), gradient
 
-def _apply(x, mean, variance, gamma, beta, epsilon):
-    """γ x̂ + β by given statistics, in one pass over memory where TensorFlow has a kernel for it."""
-    if x.dtype == tf.float64:
-        return (x - mean) * (gamma * tf.math.rsqrt(variance + epsilon)) + beta
-    y = tf.raw_ops.FusedBatchNormV3(
-        x=_as_image(x), scale=gamma, offset=beta, mean=mean, variance=variance,
-        epsilon=epsilon, is_training=False,
-    ).y  # fmt: skip
-    return tf.reshape(y, tf.shape(x))
+    def of(formula, inputs):
+        dy, x, mean, variance, gamma = inputs
+        return formula(dy, x, moments._replace(mean=mean, variance=variance), gamma, epsilon)
 
+    def constants(inputs):
+        # What is said to be the gradient is all of it: the kernels have another one of their own.
+        return [tf.stop_gradient(each) for each in inputs]
 
-def _apply_gradient(dy, x, mean, variance, gamma, epsilon):
-    """Gradient of `_apply` with the statistics held fixed: γ dy/√(σ²+ε), Σ dy x̂ and Σ dy."""
-    if x.dtype == tf.float64:
-        inverse = tf.math.rsqrt(variance + epsilon)
-        dgamma = tf.reduce_sum(rows(dy * (x - mean)), 0) * inverse
-        return dy * (gamma * inverse), dgamma, tf.reduce_sum(rows(dy), 0)
-    dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=_as_image(dy), x=_as_image(x), scale=gamma, reserve_space_1=mean,
-        reserve_space_2=variance, reserve_space_3=variance, epsilon=epsilon, is_training=False,
-    )  # fmt: skip
-    return tf.reshape(dx, tf.shape(x)), dgamma, dbeta
-
-
-def _as_image(x):
-    """The kernels take (N, H, W, C); the other axes are all alike to them, so one is enough."""
-    return x if x.shape.rank == 4 else tf.reshape(x, (-1, 1, 1, x.shape[-1]))
+    return normalized(x, mean, variance, gamma, beta)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from bnref.functional.batch import Moments
+from bnref.functional.batch import combined
 from bnref.functional.context import other_replicas
 
 __all__ = ["mean_over_replicas", "over_replicas"]
@@ -21,7 +21,7 @@ def over_replicas(moments):
     Parameters
     ----------
     moments : Moments
-        Of this replica's batch; mean and variance of shape (C,).
+        Of this replica's batch, with one row, or with one a domain, each combined by itself.
 
     Returns
     -------
@@ -29,26 +29,31 @@ def over_replicas(moments):
         The same on every replica. With one replica, or outside of ``strategy.run``, `moments`
         itself.
 
+    Raises
+    ------
+    ValueError
+        `moments` has a row for each part of the batch: part g of one replica has nothing in common
+        with part g of another. Pool them first (`Moments.pooled`).
+
     Notes
     -----
     Chan, Golub & LeVeque 1983, The American Statistician 37, equation 2.1; as a layer, Peng et al.
     2017 (MegDet), arXiv 1711.07240, section 3.3.
     """
+    _check(moments)
     replica = other_replicas()
     if replica is None:
         return moments
-    counts = tf.fill(tf.shape(moments.mean), moments.count)
+    counts = moments.count * tf.ones_like(moments.mean)
     own = tf.stack([counts, moments.mean, moments.variance])
     counts, means, variances = tf.unstack(_of_each(replica, own), axis=1)
-    count = tf.reduce_sum(counts[:, 0])
-    weights = tf.math.divide_no_nan(counts, count)  # 0 where no replica has an example
-    mean = tf.reduce_sum(weights * means, 0)
-    spread = variances + tf.math.squared_difference(means, mean)
+    count = tf.reduce_sum(counts, 0)[:, :1]
 
     def average(sums):
         return tf.math.divide_no_nan(replica.all_reduce("sum", sums), count)
 
-    return Moments(mean, tf.reduce_sum(weights * spread, 0), count, average)
+    mean, variance = combined(counts, means, variances)
+    return moments._replace(mean=mean, variance=variance, count=count, average=average)
 
 
 def mean_over_replicas(moments):
@@ -61,7 +66,8 @@ def mean_over_replicas(moments):
     Parameters
     ----------
     moments : Moments
-        Of this replica's batch; mean and variance of shape (C,).
+        Of this replica's batch, each row averaged by itself: parts are as many on each replica, and
+        what is remembered of them is their mean.
 
     Returns
     -------
@@ -72,11 +78,21 @@ def mean_over_replicas(moments):
     replica = other_replicas()
     if replica is None:
         return moments
-    present = tf.reshape(tf.cast(moments.count > 0, moments.mean.dtype), (1,))
-    sums = replica.all_reduce("sum", tf.concat([moments.mean, moments.variance, present], 0))
-    means = tf.math.divide_no_nan(sums, sums[-1])
-    mean, variance, _ = tf.split(means, [moments.mean.shape[0]] * 2 + [1])
-    return Moments(mean, variance, sums[-1])
+    present = tf.cast(moments.count > 0, moments.mean.dtype)
+    own = tf.concat([moments.mean, moments.variance, present], 1)
+    sums = replica.all_reduce("sum", tf.math.multiply_no_nan(own, present * tf.ones_like(own)))
+    channels = moments.mean.shape[1]
+    mean, variance, number = tf.split(sums, [channels, channels, 1], axis=1)
+    mean, variance = (tf.math.divide_no_nan(each, number) for each in (mean, variance))
+    return moments._replace(mean=mean, variance=variance, count=number, average=None)
+
+
+def _check(moments):
+    if not moments.rows.named and moments.mean.shape[0] != 1:
+        raise ValueError(
+            "moments must have one row, or one a domain, to be combined over replicas; received "
+            f"those of {moments.mean.shape[0]} parts of the batch: pool them first"
+        )
 
 
 def _of_each(replica, own):

@@ -1,4 +1,4 @@
-"""Inputs of shape (N, ..., C) seen as rows, as examples, and under a mask; all checked."""
+"""Inputs of shape (N, ..., C), and masks of them; all checked."""
 
 import tensorflow as tf
 
@@ -7,15 +7,19 @@ from bnref.functional.context import other_replicas
 __all__ = ["over_positions"]
 
 
-def rows(x):
-    """``x`` as (examples and positions, C), at least float32, checked."""
-    x = not_empty(x)
-    return _at_least_float32(tf.reshape(x, (-1, x.shape[-1])))
+def checked(x):
+    """``x`` as a tensor, floating point and with two axes or more."""
+    x = tf.convert_to_tensor(x)
+    if not x.dtype.is_floating:
+        raise ValueError(f"x must be floating point; received {x.dtype.name}")
+    if x.shape.rank is None or x.shape.rank < 2:
+        raise ValueError(f"x must have shape (N, ..., C), two axes or more; received {x.shape}")
+    return x
 
 
 def not_empty(x):
     """``x``, checked to hold at least one example, unless other replicas may hold some."""
-    x = _checked(x)
+    x = checked(x)
     if other_replicas():
         return x
     if x.shape.num_elements() == 0:
@@ -28,10 +32,9 @@ def not_empty(x):
         return tf.identity(x)
 
 
-def by_example(x):
-    """``x`` as (N, positions, C), at least float32, checked."""
-    x = _checked(x)
-    return _at_least_float32(tf.reshape(x, (tf.shape(x)[0], -1, x.shape[-1])))
+def at_least_float32(x):
+    """``x`` in the precision of its statistics: float64 if it is, else float32."""
+    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
 def over_positions(mask, x):
@@ -53,24 +56,6 @@ def over_positions(mask, x):
     return tf.broadcast_to(spread, [*_sizes(x)[:-1], 1])
 
 
-def check_type(x):
-    """Refuse what is not floating point."""
-    if not x.dtype.is_floating:
-        raise ValueError(f"x must be floating point; received {x.dtype.name}")
-
-
 def _sizes(x):
     """The sizes of the axes: numbers where they are known, tensors elsewhere."""
     return [size if size is not None else tf.shape(x)[i] for i, size in enumerate(x.shape)]
-
-
-def _checked(x):
-    x = tf.convert_to_tensor(x)
-    check_type(x)
-    if x.shape.rank is None or x.shape.rank < 2:
-        raise ValueError(f"x must have shape (N, ..., C), two axes or more; received {x.shape}")
-    return x
-
-
-def _at_least_float32(x):
-    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)

@@ -7,12 +7,15 @@ import keras
 import tensorflow as tf
 
 from bnref import functional
+from bnref.layers._channel_layer import ChannelLayer
+from bnref.layers._combining import check_combination
+from bnref.layers._recomputing import recomputing
 
 __all__ = ["BatchNorm"]
 
 
 @keras.saving.register_keras_serializable(package="bnref")
-class BatchNorm(keras.layers.Layer):
+class BatchNorm(ChannelLayer):
     r"""Batch normalization (Ioffe & Szegedy 2015), the base of every variant.
 
     .. math:: y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta
@@ -20,11 +23,11 @@ class BatchNorm(keras.layers.Layer):
     In training :math:`\mu, \sigma^2` are the batch's mean and biased variance, and population
     statistics follow them as P ← ρP + (1 − ρ)B. At inference they are the population's.
 
-    A variant overrides exactly one of three methods:
+    A variant answers one of three questions differently, by overriding its method:
 
     1. `batch_moments`: whose statistics?
     2. `update_population`: remembered how?
-    3. `normalizing_moments`: used when?
+    3. `training_moments` and `inference_moments`: used when?
 
     Parameters
     ----------
@@ -33,13 +36,18 @@ class BatchNorm(keras.layers.Layer):
     epsilon : float, > 0
         ε, added to the variance. As in Keras 1e-3; PyTorch and Flax use 1e-5.
     axis : int
-        Only -1: channels come last. Given to say so when another is asked for.
+        -1, or the number of the last axis, such as 3 for images: channels come last.
+    center, scale : bool
+        Whether there is a β, and a γ.
+    beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer, \
+beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint
+        As for `keras.layers.BatchNormalization`.
     **kwargs
         As for every Keras layer: ``name``, ``dtype``, ``trainable``.
 
     Attributes
     ----------
-    gamma, beta : variable, shape (C,)
+    gamma, beta : variable, shape (C,), or None
         Trained; they start at 1 and 0.
     moving_mean, moving_variance : variable, shape (C,)
         Population statistics; they start at 0 and 1.
@@ -47,9 +55,12 @@ class BatchNorm(keras.layers.Layer):
     Raises
     ------
     ValueError
-        Momentum, epsilon or axis out of range; inputs with fewer than two axes, without a static
-        number of channels, with another number of channels than before, not floating point, or,
-        in training, without an example.
+        An argument out of range; inputs with fewer than two axes, without a static number of
+        channels, with another number of channels than before, not floating point, or, in training,
+        without an example; weights that are set or loaded with another shape, or with a variance
+        that is negative or not finite.
+    TypeError
+        A class made of two variants that answer the same question, or that cannot be combined.
 
     Notes
     -----
@@ -59,8 +70,12 @@ class BatchNorm(keras.layers.Layer):
     shape (N, ..., C), outputs the same. All variables and all statistics are float32 (float64
     where the layer's type is), whatever the precision of the inputs. A layer with
     ``trainable = False`` normalizes by its population in training too, as in Keras. A batch of one
-    value a channel has variance 0 and comes out as β; NaN and infinity in one example spoil their
-    channel for the whole batch, and for the population.
+    value a channel has variance 0 and comes out as β, which is said once where the shapes are
+    known; NaN and infinity in one example spoil their channel for the whole batch, and for the
+    population. A mask is passed on and changes no statistic: see `MaskedBatchNorm`. What
+    ``tf.recompute_grad`` and ``keras.RematScope`` compute a second time is remembered once; for
+    other passes that are not to be remembered see `bnref.population.unchanged`. Derivatives of any
+    order are right: see `bnref.functional.normalize`.
 
     Examples
     --------
@@ -68,32 +83,15 @@ class BatchNorm(keras.layers.Layer):
     >>> model = keras.Sequential([keras.layers.Dense(8), bnref.BatchNorm(), keras.layers.ReLU()])
     """
 
-    def __init__(self, *, momentum=0.99, epsilon=1e-3, axis=-1, **kwargs):
+    def __init__(self, *, momentum=0.99, epsilon=1e-3, **kwargs):
         super().__init__(**kwargs)
         if not is_number(momentum) or not 0 <= momentum < 1:
             raise ValueError(f"momentum must be a number in [0, 1); received {momentum!r}")
         if not is_number(epsilon) or not 0 < epsilon < math.inf:
             raise ValueError(f"epsilon must be a number above 0; received {epsilon!r}")
-        if axis != -1:
-            raise ValueError(f"axis must be -1, channels last; received {axis!r}: transpose first")
         self.momentum, self.epsilon = float(momentum), float(epsilon)
-        self.supports_masking = True
 
-    def build(self, input_shape):
-        """Create γ, β and the population for inputs of shape (N, ..., C)."""
-        if len(input_shape) < 2 or input_shape[-1] is None:
-            raise ValueError(
-                "the input of a batch-norm layer must have shape (N, ..., C), two axes or more "
-                f"and a known number of channels; received {tuple(input_shape)}"
-            )
-        shape = self._shape(input_shape[-1])
-        self.gamma = self._vector(shape, "gamma", "ones", trainable=True)
-        self.beta = self._vector(shape, "beta", "zeros", trainable=True)
-        self.moving_mean = self._vector(shape, "moving_mean", "zeros", trainable=False)
-        self.moving_variance = self._vector(shape, "moving_variance", "ones", trainable=False)
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: shape[-1]})
-
-    # What a call may say besides x, for question 1: names such as "mask".
+    # What a call may say besides x, for question 1: names such as "domain".
     whose = ()
 
     def batch_moments(self, x):
@@ -104,62 +102,82 @@ class BatchNorm(keras.layers.Layer):
         """Remembered how? An exponential average of the batches'."""
         self.remember(moments, weight=1 - self.momentum)
 
-    def normalizing_moments(self, x, *, training, **whose):
-        """Used when? In training the batch's, at inference the population's."""
-        if not training:
-            return self.population_moments(**whose)
+    def training_moments(self, x, **whose):
+        """Used when? In training the batch's."""
         moments = self.batch_moments(x, **whose)
-        self.update_population(moments)
+        self.after_batch(x, moments)
         return moments
 
-    def call(self, x, training=False, **whose):
-        """Normalize `x`, shape (N, ..., C); in training, update the population too.
+    def inference_moments(self, x, **whose):
+        """Used when? At inference the population's."""
+        return self.population_moments(**whose)
 
-        ``whose`` is what a variant needs to know besides, such as a mask; the base knows none.
+    def call(self, inputs, training=None, mask=None, **whose):
+        """Normalize `inputs`, shape (N, ..., C); in training, update the population too.
+
+        ``whose`` is what a variant needs to know besides, such as a domain; the base knows none.
         """
         if unknown := set(whose) - set(self.whose):
             raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}")
-        training = bool(training) and self.trainable
-        moments = self.normalizing_moments(x, training=training, **whose)
-        return functional.normalize(
-            x, moments, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta),
-            epsilon=self.epsilon,
-        )  # fmt: skip
+        used = self.training_moments if training and self.trainable else self.inference_moments
+        moments = used(inputs, **whose)
+        gamma = 1.0 if self.gamma is None else tf.convert_to_tensor(self.gamma)
+        beta = 0.0 if self.beta is None else tf.convert_to_tensor(self.beta)
+        return functional.normalize(inputs, moments, gamma, beta, epsilon=self.epsilon)
+
+    def after_batch(self, x, moments):
+        """Have the batch's moments remembered, once: not again where they are recomputed."""
+        # Looked at only where there are no more values than rows: reading it can wait for a GPU.
+        if x.shape[:-1].num_elements() == moments.mean.shape[0]:
+            count = tf.get_static_value(moments.count)
+            if count is not None and (count == 1).all():
+                self._say_once("a batch of one value a channel comes out as beta, whatever it is")
+        if not recomputing():
+            self.update_population(moments)
 
     def remember(self, moments, *, weight):
         """Give the batch's moments the weight ``weight``: P ← (1 − weight) · P + weight · B.
 
-        Where the batch was normalized in parts, B is the mean over the parts. Nothing is remembered
-        of a batch without an example, which one of several replicas may get.
+        Where the batch was normalized in parts, B is the mean over the parts.
         """
-        weight = functional.remembered(moments, weight, 0)
-        for population, batch in (
-            (self.moving_mean, moments.mean),
-            (self.moving_variance, moments.variance),
-        ):
-            batch = tf.reduce_mean(tf.reshape(batch, (-1, *population.shape)), 0)
-            # A number stays one: a cast would round it to float32 first.
-            share = tf.cast(weight, population.dtype) if tf.is_tensor(weight) else weight
-            population.assign((1 - share) * population + share * batch)
+        self.blend(self.moving_mean, moments.mean, moments, weight)
+        self.blend(self.moving_variance, moments.variance, moments, weight)
+
+    def blend(self, population, batch, moments, weight):
+        """Assign `blended` to a variable of the population."""
+        population.assign(self.blended(population, batch, moments, weight))
+
+    def blended(self, old, batch, moments, weight):
+        """(1 − weight) · P + weight · B, and P as it was where there was no example.
+
+        One of several replicas may have none, and a domain may be missing in a batch.
+        """
+        memory = old.shape  # (C,), or a row a domain: other rows are averaged
+        batch = tf.reduce_mean(tf.reshape(batch, (-1, *memory)), 0)
+        # A number stays one: a cast would round it to float32 first.
+        weight = tf.cast(weight, old.dtype) if tf.is_tensor(weight) else weight
+        return tf.where(self.present(moments), (1 - weight) * old + weight * batch, old)
+
+    def present(self, moments):
+        """Whether there was an example: of each row that is remembered by itself."""
+        return tf.reduce_any(
+            tf.reshape(moments.count > 0, (-1, *self.moving_mean.shape[:-1], 1)), 0
+        )
 
     def population_moments(self, **whose):
         """The population statistics, through which no gradient flows."""
-        mean, variance = self.moving_mean, self.moving_variance
-        return functional.Moments(tf.convert_to_tensor(mean), tf.convert_to_tensor(variance))
+        mean, variance = map(tf.convert_to_tensor, (self.moving_mean, self.moving_variance))
+        channels = mean.shape[-1]
+        return functional.Moments(*(tf.reshape(each, (-1, channels)) for each in (mean, variance)))
 
     def get_config(self):
         """Arguments that make an equal layer."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
 
-    def _shape(self, channels):
-        return (channels,)
-
-    def _vector(self, shape, name, initializer, *, trainable):
-        dtype = "float64" if self.variable_dtype == "float64" else "float32"
-        return self.add_weight(
-            shape=shape, name=name, initializer=initializer, trainable=trainable,
-            dtype=dtype, autocast=False,
-        )  # fmt: skip
+    def __init_subclass__(cls, **kwargs):
+        """Refuse a class of two variants that answer the same question, when it is written."""
+        super().__init_subclass__(**kwargs)
+        check_combination(cls, BatchNorm)
 
 
 def is_number(value):

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from bnref.layers._recomputing import recomputing
 from bnref.layers.batch_norm import BatchNorm
 from bnref.layers.schedule import Schedule
 
@@ -34,7 +35,7 @@ class BatchRenorm(BatchNorm):
 
     Attributes
     ----------
-    updates : variable, shape ()
+    steps : variable, shape ()
         The number of training steps so far, by which the schedules go.
 
     Raises
@@ -61,26 +62,29 @@ class BatchRenorm(BatchNorm):
     def build(self, input_shape):
         """Create the count of steps besides the base's variables."""
         super().build(input_shape)
-        self.updates = self.add_weight(
-            shape=(), name="updates", initializer="zeros", trainable=False, dtype="int32"
+        self.steps = self.add_weight(
+            shape=(), name="steps", initializer="zeros", trainable=False, dtype="int32"
         )
 
-    def normalizing_moments(self, x, *, training, **whose):
-        """Used when? In training the batch's moved by r and d, at inference the population's."""
-        if not training:
-            return self.population_moments(**whose)
-        moments = self.batch_moments(x, **whose)
-        moments = moments._replace(correction=self._correction(moments))
-        self.update_population(moments)
-        self.updates.assign_add(1)
-        return moments
+    def training_moments(self, x, **whose):
+        """Used when? In training the batch's, moved by r and d."""
+        batch = self.batch_moments(x, **whose)
+        correction = self._correction(batch)
+        self.after_batch(x, batch)
+        return batch._replace(correction=correction)
+
+    def after_batch(self, x, moments):
+        """Count the step besides having the batch's moments remembered."""
+        super().after_batch(x, moments)
+        if not recomputing():
+            self.steps.assign_add(1)
 
     def _correction(self, batch):
         """The paper's r and d, by the population as it is before the update."""
-        mean, variance, *_ = self.population_moments()
+        mean, variance, *_ = super().population_moments()
         deviation = tf.sqrt(variance + self.epsilon)
         r_max, d_max = (
-            tf.cast(limit(self.updates.value), mean.dtype) for limit in (self.r_max, self.d_max)
+            tf.cast(limit(self.steps.value), mean.dtype) for limit in (self.r_max, self.d_max)
         )
         r = tf.sqrt(batch.variance + self.epsilon) / deviation
         d = (batch.mean - mean) / deviation

@@ -1,8 +1,8 @@
 """Question 2, remembered how: the plain mean of all batches so far."""
 
 import keras
+import tensorflow as tf
 
-from bnref import functional
 from bnref.layers.batch_norm import BatchNorm
 from bnref.population import cumulative_weight
 
@@ -22,7 +22,7 @@ class CumulativeBatchNorm(BatchNorm):
     Attributes
     ----------
     updates : variable, shape ()
-        t, the number of batches remembered.
+        t, the number of batches remembered; one for each domain where there are domains.
 
     Notes
     -----
@@ -33,10 +33,11 @@ class CumulativeBatchNorm(BatchNorm):
         """Create the count of updates besides the base's variables."""
         super().build(input_shape)
         self.updates = self.add_weight(
-            shape=(), name="updates", initializer="zeros", trainable=False, dtype="int32"
-        )
+            shape=self._memory_shape(1)[:-1], name="updates", initializer="zeros", trainable=False,
+            dtype="int32",
+        )  # fmt: skip
 
     def update_population(self, moments):
         """Remembered how? The mean of all batches so far."""
-        self.updates.assign_add(functional.remembered(moments, 1, 0))
-        self.remember(moments, weight=cumulative_weight(self.updates.value))
+        self.updates.assign_add(tf.cast(self.present(moments)[..., 0], "int32"))
+        self.remember(moments, weight=cumulative_weight(self.updates.value[..., None]))

@@ -1,8 +1,8 @@
 """Question 2, remembered how: an exponential average in which the start value has no part."""
 
 import keras
+import tensorflow as tf
 
-from bnref import functional
 from bnref.layers.batch_norm import BatchNorm
 from bnref.population import debiased_weight
 
@@ -22,7 +22,7 @@ class DebiasedBatchNorm(BatchNorm):
     Attributes
     ----------
     updates : variable, shape ()
-        t, the number of batches remembered.
+        t, the number of batches remembered; one for each domain where there are domains.
 
     Notes
     -----
@@ -35,11 +35,12 @@ class DebiasedBatchNorm(BatchNorm):
         """Create the count of updates besides the base's variables."""
         super().build(input_shape)
         self.updates = self.add_weight(
-            shape=(), name="updates", initializer="zeros", trainable=False, dtype="int32"
-        )
+            shape=self._memory_shape(1)[:-1], name="updates", initializer="zeros", trainable=False,
+            dtype="int32",
+        )  # fmt: skip
 
     def update_population(self, moments):
         """Remembered how? An exponential average divided by the weight it has gathered."""
-        self.updates.assign_add(functional.remembered(moments, 1, 0))
-        weight = debiased_weight(self.updates.value, momentum=self.momentum)
+        self.updates.assign_add(tf.cast(self.present(moments)[..., 0], "int32"))
+        weight = debiased_weight(self.updates.value[..., None], momentum=self.momentum)
         self.remember(moments, weight=weight)

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from bnref import functional
+from bnref.layers._combining import extends
 from bnref.layers.batch_norm import BatchNorm, whole_number
 
 __all__ = ["DomainBatchNorm"]
@@ -55,35 +56,36 @@ class DomainBatchNorm(BatchNorm):
         """Whose statistics? The examples of the same domain in this replica's batch."""
         return functional.moments_of_domains(x, domain, self.domains)
 
+    @extends
     def update_population(self, moments):
         """Remembered how? An exponential average for each domain, of its batches alone."""
         super().update_population(moments)  # a row whose count is 0 stays as it is
 
     def population_moments(self, domain):
         """The population of each example's domain."""
-        part = functional.checked_domain(domain, self.domains)
-        return super().population_moments()._replace(part=part)
+        rows = functional.rows_of_domains(domain, self.domains)
+        return super().population_moments()._replace(rows=rows)
 
-    def call(self, x, training=False, domain=None):
+    def call(self, inputs, training=None, mask=None, domain=None):
         """Normalize each example by its domain's moments."""
         if domain is None:
             raise ValueError("domain must be given, one whole number an example; received None")
         domain = tf.convert_to_tensor(domain)
-        if not domain.dtype.is_integer or not domain.shape.is_compatible_with(x.shape[:1]):
+        if not domain.dtype.is_integer or not domain.shape.is_compatible_with(inputs.shape[:1]):
             raise ValueError(
-                f"domain must be whole numbers of shape {x.shape[:1]}, one an example; received "
-                f"{domain.dtype.name} of shape {domain.shape}"
+                f"domain must be whole numbers of shape {inputs.shape[:1]}, one an example; "
+                f"received {domain.dtype.name} of shape {domain.shape}"
             )
         told = tf.debugging.assert_equal(
-            tf.shape(domain), tf.shape(x)[:1], "domain must hold one whole number an example"
+            tf.shape(domain), tf.shape(inputs)[:1], "domain must hold one whole number an example"
         )
         with tf.control_dependencies([told] if told is not None else []):
             domain = tf.identity(domain)
-        return super().call(x, training=training, domain=domain)
+        return super().call(inputs, training=training, mask=mask, domain=domain)
 
     def get_config(self):
         """Arguments that make an equal layer."""
         return {**super().get_config(), "domains": self.domains}
 
-    def _shape(self, channels):
+    def _memory_shape(self, channels):
         return (self.domains, channels)

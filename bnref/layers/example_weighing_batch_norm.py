@@ -41,6 +41,11 @@ class ExampleWeighingBatchNorm(BatchNorm):
     α v + (1 − α) σ_P² + α(1 − α)(x̄ − μ_P)², which is the same without the cancellation.
     """
 
+    not_with = {
+        "DomainBatchNorm": "an example's own moments would need its domain's population",
+        "MaskedBatchNorm": "an example's own moments would count the steps that are masked",
+    }
+
     def __init__(self, *, example_weight, **kwargs):
         super().__init__(**kwargs)
         self.example_weight = example_weight
@@ -56,10 +61,8 @@ class ExampleWeighingBatchNorm(BatchNorm):
             raise ValueError(f"example_weight must be a number in [0, 1); received {value!r}")
         self._example_weight = float(value)
 
-    def normalizing_moments(self, x, *, training, **whose):
-        """Used when? In training the batch's, at inference the population's and its own."""
-        if training:
-            return super().normalizing_moments(x, training=True, **whose)
+    def inference_moments(self, x):
+        """Used when? At inference the population's, mixed with the example's own."""
         weight, own = self.example_weight, functional.moments_of_examples(x)
         mean, variance, *_ = self.population_moments()
         between = weight * (1 - weight) * tf.math.squared_difference(own.mean, mean)

@@ -42,6 +42,10 @@ class GhostBatchNorm(BatchNorm):
     batch into one group of B, this layer neighbours.
     """
 
+    not_with = {
+        "SyncBatchNorm": "part g of one replica has nothing in common with part g of another"
+    }
+
     def __init__(self, *, groups, **kwargs):
         super().__init__(**kwargs)
         self.groups = whole_number("groups", groups)

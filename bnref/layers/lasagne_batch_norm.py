@@ -3,7 +3,6 @@
 import keras
 import tensorflow as tf
 
-from bnref import functional
 from bnref.layers.batch_norm import BatchNorm
 
 __all__ = ["LasagneBatchNorm"]
@@ -38,9 +37,12 @@ class LasagneBatchNorm(BatchNorm):
 
     def update_population(self, moments):
         """Remembered how? An exponential average of the means and of 1/√(σ² + ε)."""
-        old = tf.math.rsqrt(self.moving_variance + self.epsilon)
-        new = tf.math.rsqrt(moments.variance + self.epsilon)
-        inverse = self.momentum * old + (1 - self.momentum) * new
-        super().update_population(moments)
-        variance = 1 / tf.square(inverse) - self.epsilon
-        self.moving_variance.assign(functional.remembered(moments, variance, self.moving_variance))
+        weight = 1 - self.momentum
+        self.blend(self.moving_mean, moments.mean, moments, weight)
+        old, new = (
+            tf.math.rsqrt(each + self.epsilon) for each in (self.moving_variance, moments.variance)
+        )
+        inverse = self.blended(old, new, moments, weight)
+        # Rounding would leave something just below 0 of a channel without variance.
+        variance = tf.maximum(1 / tf.square(inverse) - self.epsilon, 0)
+        self.moving_variance.assign(tf.where(self.present(moments), variance, self.moving_variance))

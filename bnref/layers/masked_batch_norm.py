@@ -35,16 +35,20 @@ class MaskedBatchNorm(BatchNorm):
     leaves few steps, the batch is that small: see the notes of `BatchNorm`.
     """
 
-    whose = ("mask",)
+    whose = ("steps",)
 
-    def batch_moments(self, x, mask=None):
+    def batch_moments(self, x, steps=None):
         """Whose statistics? The steps of this replica's batch where the mask is true."""
-        return super().batch_moments(x) if mask is None else functional.masked_moments(x, mask)
+        return super().batch_moments(x) if steps is None else functional.masked_moments(x, steps)
 
-    def call(self, x, training=False, mask=None):
+    def population_moments(self, steps=None):
+        """The population, the same for every step."""
+        return super().population_moments()
+
+    def call(self, inputs, training=None, mask=None):
         """Normalize the steps under the mask; the others come out as 0."""
         if mask is None:
-            return super().call(x, training=training)
-        read = functional.over_positions(mask, x)
-        y = super().call(tf.where(read, x, 0), training=training, mask=mask)
+            return super().call(inputs, training=training)
+        read = functional.over_positions(mask, inputs)
+        y = super().call(tf.where(read, inputs, 0), training=training, mask=mask, steps=mask)
         return tf.where(read, y, 0)

@@ -3,6 +3,7 @@
 import keras
 
 from bnref import functional
+from bnref.layers._combining import extends
 from bnref.layers.batch_norm import BatchNorm
 
 __all__ = ["PooledBatchNorm"]
@@ -27,6 +28,9 @@ class PooledBatchNorm(BatchNorm):
     variances, as tf_keras does, leaves out the variance between them.
     """
 
+    not_with = {"ReplicaMeanBatchNorm": "both answer question 2, remembered how, of the replicas"}
+
+    @extends
     def update_population(self, moments):
         """Remembered how? An exponential average of the replicas' batches, pooled."""
-        super().update_population(functional.over_replicas(moments))
+        super().update_population(functional.over_replicas(moments.pooled()))

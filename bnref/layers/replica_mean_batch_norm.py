@@ -3,6 +3,7 @@
 import keras
 
 from bnref import functional
+from bnref.layers._combining import extends
 from bnref.layers.batch_norm import BatchNorm
 
 __all__ = ["ReplicaMeanBatchNorm"]
@@ -28,6 +29,7 @@ class ReplicaMeanBatchNorm(BatchNorm):
     Departs from it in leaving out a replica without an example, whose moments are NaN there.
     """
 
+    @extends
     def update_population(self, moments):
         """Remembered how? An exponential average of the replicas' moments, averaged."""
         super().update_population(functional.mean_over_replicas(moments))

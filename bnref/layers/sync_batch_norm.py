@@ -3,6 +3,7 @@
 import keras
 
 from bnref import functional
+from bnref.layers._combining import extends
 from bnref.layers.batch_norm import BatchNorm
 
 __all__ = ["SyncBatchNorm"]
@@ -28,6 +29,7 @@ class SyncBatchNorm(BatchNorm):
     where the mean is large.
     """
 
+    @extends
     def batch_moments(self, x, **whose):
         """Whose statistics? All examples of the global batch, over all replicas."""
         return functional.over_replicas(super().batch_moments(x, **whose))

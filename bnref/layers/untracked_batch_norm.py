@@ -25,6 +25,10 @@ class UntrackedBatchNorm(BatchNorm):
     a cure for test data of another distribution: Nado et al. 2020, arXiv 2006.10963.
     """
 
-    def normalizing_moments(self, x, *, training, **whose):
-        """Used when? In training the batch's, at inference the batch's."""
+    def training_moments(self, x, **whose):
+        """Used when? In training the batch's, which is forgotten."""
+        return self.batch_moments(x, **whose)
+
+    def inference_moments(self, x, **whose):
+        """Used when? At inference the batch's."""
         return self.batch_moments(x, **whose)

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
+from bnref import population
 from bnref.training.sharing import check_data, check_whole, share
 
 __all__ = ["agree", "evaluate"]
@@ -31,11 +32,18 @@ def evaluate(model, x, y, *, batch_size=500):
     -------
     loss, accuracy : float
         The same whatever the number of replicas and workers, but for rounding.
+
+    Raises
+    ------
+    ValueError
+        `batch_size`, `x` or `y` out of range, or a layer whose moving variance is negative or not
+        finite: named with its channels.
     """
     check_whole(batch_size=batch_size)
     check_data(x, y, batch_size=1)
     strategy, totals = model.distribute_strategy, np.zeros(2)
     agree(model)
+    population.check(model)
     run = _compiled(model)["sums"] if strategy.num_replicas_in_sync > 1 else _sums_of(model)
     # Batches as equal as can be, so that the last one is not too small for all replicas.
     ends = np.linspace(0, len(x), -(-len(x) // batch_size) + 1).astype(int)

@@ -47,7 +47,8 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
         Takes the arrays of a global batch of any size; every worker gives the same and uses its
         share. Moves the weights once, and the populations `accumulate` times; returns the mean loss
         before. Its attribute ``on_replicas`` does the same and returns the replicas' shares of the
-        loss, which need no collective.
+        loss, which need no collective. Where a layer has been frozen or unfrozen since the last
+        call, it is traced anew, so that the change counts from the next step on.
 
     Raises
     ------
@@ -55,7 +56,8 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
         `accumulate` below 1, `jit_compile` on several replicas, an optimizer made outside of the
         strategy's scope or with an option that several replicas cannot have; when called, `x` and
         `y` of different lengths, fewer examples than `accumulate`, and on several replicas a loss
-        that is one number, or losses of outputs in ``model.losses``.
+        that is one number, or losses of outputs in ``model.losses``; weights that were frozen when
+        the step was made and are trainable now, which the optimizer does not know.
     """
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
@@ -64,6 +66,7 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
     loss = loss or _cross_entropy
     with strategy.scope():
         optimizer.build(model.trainable_variables)
+    known = {id(each) for each in model.trainable_variables}
 
     def on_replica(x, y):
         value, gradients, examples = 0.0, [], tf.cast(tf.shape(x)[0], tf.float32)
@@ -84,8 +87,13 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
         return value
 
     @tf.function(reduce_retracing=True, jit_compile=jit_compile or None)
-    def on_replicas(x, y):
+    def traced(x, y, trainable):  # which layers are: another answer is another graph
         return strategy.run(on_replica, (x, y))
+
+    def on_replicas(x, y):
+        trainable = tuple(each.trainable for each in model._flatten_layers())
+        _check_known(model, known)
+        return traced(x, y, trainable)
 
     def step(x, y):
         if len(x) != len(y):
@@ -99,6 +107,16 @@ def compiled_step(model, optimizer, loss=None, *, accumulate=1, jit_compile=Fals
 
     step.on_replicas = on_replicas
     return step
+
+
+def _check_known(model, known):
+    new = [each.path for each in model.trainable_variables if id(each) not in known]
+    if new:
+        raise ValueError(
+            f"model must not be unfrozen after the step was made, as the optimizer does not know "
+            f"{new[0]} and {len(new) - 1} more: make the optimizer and the step anew, or make the "
+            "step before freezing"
+        )
 
 
 def _cross_entropy(y, logits):

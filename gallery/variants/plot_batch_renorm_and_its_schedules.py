@@ -72,8 +72,8 @@ def trained(arm, size, classes, seed):  # accuracies, and shares of r and d that
             variance = layer.moving_variance + layer.epsilon
             r = np.log((h.var(1) + layer.epsilon) / variance) / 2
             d = (h.mean(1) - layer.moving_mean) / np.sqrt(variance)
-            results["r"] = np.mean(np.abs(r) > np.log(layer.r_max(layer.updates)))
-            results["d"] = np.mean(np.abs(d) > layer.d_max(layer.updates))
+            results["r"] = np.mean(np.abs(r) > np.log(layer.r_max(layer.steps)))
+            results["d"] = np.mean(np.abs(d) > layer.d_max(layer.steps))
         return results
 
     options = {"optimizer": keras.optimizers.SGD(0.1), "steps": 220, "every": 20, "seed": seed}

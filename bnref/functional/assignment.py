@@ -1,0 +1,68 @@
+"""Which row of the statistics normalizes which example: equal parts of the batch, or an index.
+
+Statistics always have rows, shape (G, C). Every variant of question 1 differs in how the examples
+are shared out over the rows, and both classes here answer the two things that the formula and its
+gradient ask: the row of each example (`spread`), and the sums over the examples of a row (`total`).
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+__all__ = ["Index", "Parts"]
+
+
+class Parts(NamedTuple):
+    """Row g normalizes the g-th of so many equal parts of the batch, one after the other.
+
+    One part is the whole batch. The rows are samples of one population: what is remembered is
+    their mean, and row g of two replicas has nothing in common.
+    """
+
+    number: int = 1
+    named = False
+
+    def spread(self, rows, x):
+        """Row of each example: (G, C) as (C,) or (N, 1, ..., C), to be broadcast with `x`."""
+        if self.number == 1:
+            return rows[0]
+        return _beside(tf.repeat(rows, tf.shape(x)[0] // self.number, axis=0), x)
+
+    def total(self, values):
+        """Sums over the values that each row normalizes: (N, ..., C) as (G, C)."""
+        parts = tf.split(values, self.number)
+        return tf.stack([tf.reduce_sum(part, range(part.shape.rank - 1)) for part in parts])
+
+
+class Index(NamedTuple):
+    """Example j is normalized by row ``row[j]``.
+
+    Attributes
+    ----------
+    row : integer tensor, shape (N,)
+    number : int or tensor
+        How many rows there are, G.
+    named : bool
+        Whether a row means the same in every batch and on every replica, as that of a domain does.
+        Then each row is remembered, and pooled over replicas, by itself.
+    """
+
+    row: tf.Tensor
+    number: int
+    named: bool = False
+
+    def spread(self, rows, x):
+        """Row of each example: (G, C) as (N, 1, ..., C), to be broadcast with `x`."""
+        return _beside(tf.gather(rows, self.row), x)
+
+    def total(self, values):
+        """Sums over the values that each row normalizes: (N, ..., C) as (G, C)."""
+        of_examples = tf.reduce_sum(values, range(1, values.shape.rank - 1))
+        return tf.math.unsorted_segment_sum(of_examples, self.row, self.number)
+
+
+def _beside(vectors, x):
+    """One vector an example, (N, C), with axes of size 1 for the positions of `x`."""
+    for axis in range(1, x.shape.rank - 1):
+        vectors = tf.expand_dims(vectors, axis)
+    return vectors
