@@ -1,6 +1,7 @@
 """Sphinx configuration: one site from MyST pages, gallery scripts and the package's docstrings."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,12 @@ execute = os.environ.get("BNREF_EXECUTE") != "0"
 project = "bnref"
 author = "The bnref authors"
 project_copyright = "2026, the bnref authors, MIT licence"
-version = release = "0.1.0"
+# Read, not imported: the package would import TensorFlow, which takes seconds.
+version = release = re.search(
+    '^__version__ = "(.+)"$',
+    Path(__file__).parents[1].joinpath("bnref/__init__.py").read_text(),
+    re.M,
+)[1]
 language = "en"
 
 extensions = [
