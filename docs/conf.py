@@ -91,6 +91,8 @@ sphinx_gallery_conf = {
     "reset_modules": ("foot.watch",),
     "reset_modules_order": "both",
     "capture_repr": (),
+    # A remark: as a command, it would change the environment of whoever runs the notebook.
+    "first_notebook_cell": '# In a clone of bnref: pip install ".[gallery]"',
     "image_srcset": ["2x"],
     "remove_config_comments": True,
     "show_memory": False,

@@ -126,4 +126,7 @@ def test_the_foot_collects_the_data_that_a_page_loaded_once_each():
         ("Ran on", "2 CPUs"), ("Data", "mnist from somewhere"), ("Scale", "quick"),
         ("Versions", "Python 3.11.7, keras 3.15.1"), ("Took", "1.3 s"),
     ]  # fmt: skip
+    assert foot.run_it("plot_it").astext() == (
+        'In a clone of bnref, pip install ".[gallery]"; then python plot_it.py'
+    )
     assert ("Data", "made on the page") in foot.lines({**facts, "data": []})
