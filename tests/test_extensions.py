@@ -37,6 +37,15 @@ def test_the_fields_of_a_named_tuple_are_described_once():
     assert not skipped["__enter__"] and not skipped["__exit__"]
 
 
+def test_the_signature_of_a_layer_has_its_arguments_without_their_types():
+    class Layer:
+        def __init__(self, *, momentum: float = 0.99, **options):
+            pass
+
+    shown, _ = signatures.show(None, "class", "Layer", Layer, None, "(*args, **kwargs)", None)
+    assert shown == "(*, momentum=0.99, **options)"
+
+
 def test_a_public_name_without_a_description_is_reported(monkeypatch):
     monkeypatch.setattr(
         coverage, "public_names", lambda: {"bnref": ["Known", "Forgotten", "module"]}
