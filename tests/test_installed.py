@@ -57,7 +57,7 @@ def run(*words, cwd, **variables):
 def archives(tmp_path_factory):
     """The source archive, and the wheel that is built from it, by the command of `make dist`."""
     folder = tmp_path_factory.mktemp("source")
-    for name in BUILT_FROM:
+    for name in [*BUILT_FROM, "Makefile", "tests"]:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", cwd=folder)
