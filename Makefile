@@ -4,24 +4,35 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help html html-fast serve test lint linkcheck clean distclean
+.PHONY: help html html-fast serve test test-oldest lint linkcheck dist clean distclean
 
 VENV := .venv
 PY := $(VENV)/bin/python
 CONSTRAINTS := .ci/constraints.txt
-EXTRAS := docs,test,lint$(if $(GPU),$(comma)gpu)
+EXTRAS := gallery,docs,test,lint,dist$(if $(GPU),$(comma)gpu)
 comma := ,
 INSTALLED := $(VENV)/.installed$(if $(GPU),-gpu)
 
-# The first interpreter that starts and is of a supported version: a name on the path may be a stub.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+# The first interpreter that starts and is of a supported version, 3.11 to the one in the call: a name
+# on the path may be a stub. The oldest TensorFlow has nothing for 3.13.
+interpreter = $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(1)))' \
 	2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(call interpreter,13)
+OLDEST_PYTHON ?= $(call interpreter,12)
+
+# The oldest versions that the package is for, and the tests that say nothing of them: those of the
+# site, of its build and of what is on record, which describe the pinned versions.
+OLDEST := .venv-oldest
+OLDEST_VERSIONS := .ci/oldest.txt
+SITE_TESTS := browser build conformance conformance_page defects elsewhere extensions \
+	finder_and_explorer freshness installed site symptoms upstream_reports
 
 help: ## say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+# The version that pip notes is read from the package.
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) bnref/__init__.py
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/it" >&2; exit 1; }
 	@echo "Installing into $(VENV), about 2.5 GB ..."
 	@test -x $(PY) || $(PYTHON) -m venv --clear $(VENV)
@@ -41,6 +52,17 @@ serve: ## show the built site on http://127.0.0.1:8000
 test: html ## run every test, those of the built site too
 	$(PY) -m pytest
 
+$(OLDEST)/.installed: pyproject.toml $(OLDEST_VERSIONS) bnref/__init__.py
+	@test -n "$(OLDEST_PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set OLDEST_PYTHON=/path/to/it" >&2; exit 1; }
+	@echo "Installing the oldest versions into $(OLDEST), about 2 GB ..."
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/pip install --disable-pip-version-check -q --progress-bar on \
+		-c $(OLDEST_VERSIONS) -e '.[gallery]' hypothesis pytest
+	@touch $@
+
+test-oldest: $(OLDEST)/.installed ## run the package's tests on the oldest versions that it is for
+	$(OLDEST)/bin/python -m pytest $(SITE_TESTS:%=--ignore=tests/test_%.py)
+
 lint: $(INSTALLED) ## check the style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -48,8 +70,12 @@ lint: $(INSTALLED) ## check the style
 linkcheck: $(INSTALLED) ## follow every link to other sites (needs the network)
 	$(PY) docs/build.py linkcheck
 
+dist: $(INSTALLED) ## build the wheel and the source archive into dist/
+	rm -rf dist
+	$(PY) -m build --no-isolation
+
 clean: ## remove what was rendered; keep what was executed
 	rm -rf docs/_build
 
 distclean: clean ## remove all that was made, the environment and the cache of executed pages too
-	rm -rf $(VENV) .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) dist build .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -34,7 +34,7 @@ from bnref.layers import (
     UntrackedBatchNorm,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BatchNorm",
     "BatchRenorm",

@@ -1,13 +1,16 @@
 """Timing in one process: what the pages under ``performance/`` measure with."""
 
 import time
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 __all__ = ["interleaved_medians"]
 
 
-def interleaved_medians(functions, *args, rounds=41, warm_up=3):
+def interleaved_medians(
+    functions: Mapping[str, Callable], *args, rounds: int = 41, warm_up: int = 3
+) -> dict[str, float]:
     """Median seconds of each function; each runs once a round, so a disturbance meets all alike.
 
     Parameters

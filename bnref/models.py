@@ -4,15 +4,17 @@
 ``norm=lambda: bnref.BatchNorm(momentum=0.9)``, or None for no normalization.
 """
 
+from collections.abc import Callable
+
 import keras
 
 __all__ = ["perceptron", "three_convolutions", "two_convolutions"]
 
 
 def two_convolutions(
-    norm, *, image_shape=(28, 28, 1), filters=(32, 64), units=1024, dropout=0.5, classes=10,
-    norm_on_logits=False,
-):  # fmt: skip
+    norm: Callable | None, *, image_shape: tuple = (28, 28, 1), filters: tuple = (32, 64),
+    units: int = 1024, dropout: float = 0.5, classes: int = 10, norm_on_logits: bool = False,
+) -> keras.Model:  # fmt: skip
     """The network of the post "with and without": two 5×5 convolutions and one wide layer.
 
     Normalization stands before the activation of the second convolution and of the wide layer,
@@ -46,7 +48,10 @@ def two_convolutions(
     return keras.Sequential(layers)
 
 
-def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu", dropout=0.0):
+def perceptron(
+    norm: Callable | None, *, inputs: tuple, units: tuple = (128, 128), outputs: int = 10,
+    activation: str = "relu", dropout: float = 0.0,
+) -> keras.Model:  # fmt: skip
     """Fully connected layers, each normalized before its activation.
 
     Parameters
@@ -77,8 +82,9 @@ def perceptron(norm, *, inputs, units=(128, 128), outputs=10, activation="relu",
 
 
 def three_convolutions(
-    norm, *, image_shape=(32, 32, 3), filters=(16, 32, 64), classes=10, bias=False
-):
+    norm: Callable | None, *, image_shape: tuple = (32, 32, 3), filters: tuple = (16, 32, 64),
+    classes: int = 10, bias: bool = False,
+) -> keras.Model:  # fmt: skip
     """Three 3×3 convolutions, each normalized, rectified and halved in size; then an average.
 
     Small enough to train while a page is built; 24,000 weights as it stands.

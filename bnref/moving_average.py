@@ -9,11 +9,12 @@ one batch with that of the next, φᵏ that of the k-th after it.
 from numbers import Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["fluctuation", "independent_batches", "lag", "start_weight"]
 
 
-def start_weight(momentum, steps):
+def start_weight(momentum: ArrayLike, steps: ArrayLike) -> float | np.ndarray:
     """The share of the start value in the average after t batches, ρᵗ.
 
     Parameters
@@ -36,7 +37,7 @@ def start_weight(momentum, steps):
     return np.power(momentum, np.asarray(steps, float))
 
 
-def lag(momentum):
+def lag(momentum: ArrayLike) -> float | np.ndarray:
     """How many steps the average is behind a mean that moves steadily, ρ/(1 − ρ).
 
     Parameters
@@ -57,7 +58,9 @@ def lag(momentum):
     return momentum / (1 - np.asarray(momentum, float))
 
 
-def fluctuation(momentum, correlation=0.0, steps=None):
+def fluctuation(
+    momentum: ArrayLike, correlation: ArrayLike = 0.0, steps: int | None = None
+) -> float | np.ndarray:
     r"""Standard deviation of the average, in that of one batch's mean.
 
     .. math:: \sqrt{\frac{1-\rho}{1+\rho} \cdot \frac{1+\rho\varphi}{1-\rho\varphi}}
@@ -96,7 +99,7 @@ def fluctuation(momentum, correlation=0.0, steps=None):
     return np.sqrt(variance)
 
 
-def independent_batches(momentum, correlation=0.0):
+def independent_batches(momentum: ArrayLike, correlation: ArrayLike = 0.0) -> float | np.ndarray:
     """How many independent batches have a plain mean as steady as the average, 1/fluctuation².
 
     Parameters, returns and errors are those of `fluctuation` for many steps: (1 + ρ)/(1 − ρ) if

@@ -1,6 +1,7 @@
 """Sphinx configuration: one site from MyST pages, gallery scripts and the package's docstrings."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,12 @@ execute = os.environ.get("BNREF_EXECUTE") != "0"
 project = "bnref"
 author = "The bnref authors"
 project_copyright = "2026, the bnref authors, MIT licence"
-version = release = "0.1.0"
+# Read, not imported: the package would import TensorFlow, which takes seconds.
+version = release = re.search(
+    '^__version__ = "(.+)"$',
+    Path(__file__).parents[1].joinpath("bnref/__init__.py").read_text(),
+    re.M,
+)[1]
 language = "en"
 
 extensions = [
@@ -85,6 +91,8 @@ sphinx_gallery_conf = {
     "reset_modules": ("foot.watch",),
     "reset_modules_order": "both",
     "capture_repr": (),
+    # A remark: as a command, it would change the environment of whoever runs the notebook.
+    "first_notebook_cell": '# In a clone of bnref: pip install ".[gallery]"',
     "image_srcset": ["2x"],
     "remove_config_comments": True,
     "show_memory": False,

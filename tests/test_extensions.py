@@ -37,6 +37,15 @@ def test_the_fields_of_a_named_tuple_are_described_once():
     assert not skipped["__enter__"] and not skipped["__exit__"]
 
 
+def test_the_signature_of_a_layer_has_its_arguments_without_their_types():
+    class Layer:
+        def __init__(self, *, momentum: float = 0.99, **options):
+            pass
+
+    shown, _ = signatures.show(None, "class", "Layer", Layer, None, "(*args, **kwargs)", None)
+    assert shown == "(*, momentum=0.99, **options)"
+
+
 def test_a_public_name_without_a_description_is_reported(monkeypatch):
     monkeypatch.setattr(
         coverage, "public_names", lambda: {"bnref": ["Known", "Forgotten", "module"]}
@@ -126,4 +135,7 @@ def test_the_foot_collects_the_data_that_a_page_loaded_once_each():
         ("Ran on", "2 CPUs"), ("Data", "mnist from somewhere"), ("Scale", "quick"),
         ("Versions", "Python 3.11.7, keras 3.15.1"), ("Took", "1.3 s"),
     ]  # fmt: skip
+    assert foot.run_it("plot_it").astext() == (
+        'In a clone of bnref, pip install ".[gallery]"; then python plot_it.py'
+    )
     assert ("Data", "made on the page") in foot.lines({**facts, "data": []})

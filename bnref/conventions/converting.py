@@ -1,6 +1,7 @@
 """Conversions of the momentum, and of what is remembered."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bnref.conventions import checking
 from bnref.conventions.frameworks import convention
@@ -8,7 +9,7 @@ from bnref.conventions.frameworks import convention
 __all__ = ["convert_momentum", "convert_variance"]
 
 
-def convert_momentum(value, *, source, target):
+def convert_momentum(value: float, *, source: str, target: str) -> float:
     """The same moving average in another framework's number: 0.1 in PyTorch is 0.9 in Keras.
 
     Parameters
@@ -36,8 +37,15 @@ def convert_momentum(value, *, source, target):
 
 
 def convert_variance(
-    stored, *, source, target, epsilon=None, target_epsilon=None, count=None, scale_factor=None
-):
+    stored: ArrayLike,
+    *,
+    source: str,
+    target: str,
+    epsilon: float | None = None,
+    target_epsilon: float | None = None,
+    count: int | None = None,
+    scale_factor: float | None = None,
+) -> np.ndarray:
     """What the target remembers where the source remembers this; inference stays the same.
 
     Parameters

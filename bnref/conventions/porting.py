@@ -1,5 +1,6 @@
 """All weights and arguments of a layer, from one framework's names and meanings to another's."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +23,20 @@ class Ported(NamedTuple):
         The momentum and the epsilon to make the layer with.
     """
 
-    weights: dict
-    arguments: dict
+    weights: dict[str, np.ndarray]
+    arguments: dict[str, float]
 
 
-def port(weights, *, source, target, momentum=None, epsilon=None, target_epsilon=None, count=None):
+def port(
+    weights: Mapping,
+    *,
+    source: str,
+    target: str,
+    momentum: float | None = None,
+    epsilon: float | None = None,
+    target_epsilon: float | None = None,
+    count: int | None = None,
+) -> Ported:
     """Turn the weights and arguments of one batch-norm layer into another framework's.
 
     Parameters

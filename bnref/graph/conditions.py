@@ -10,7 +10,9 @@ tf1 = tf.compat.v1
 
 
 @contextmanager
-def tensorflow_1(*, resource_variables=False, control_flow_v2=False, seed=None):
+def tensorflow_1(
+    *, resource_variables: bool = False, control_flow_v2: bool = False, seed: int | None = None
+):
     """Build a graph as TensorFlow 1 did, with its defaults; afterwards all is as it was.
 
     Two defaults have changed since, and either change hides the fault of method 1: the read of a

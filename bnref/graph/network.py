@@ -1,5 +1,8 @@
 """A small convolutional network in TensorFlow 1, and its training tower by tower."""
 
+from collections.abc import Callable
+
+import numpy as np
 import tensorflow as tf
 
 from bnref.graph.towers import on_towers, training_step
@@ -9,7 +12,10 @@ __all__ = ["Classifier", "convolutions"]
 tf1 = tf.compat.v1
 
 
-def convolutions(x, training, *, norm, filters=(32, 48, 96, 192), units=128, classes=10):
+def convolutions(
+    x: tf.Tensor, training: tf.Tensor, *, norm: Callable, filters: tuple = (32, 48, 96, 192),
+    units: int = 128, classes: int = 10,
+) -> tf.Tensor:  # fmt: skip
     """Classify images by convolutions, each followed by normalization and a ReLU.
 
     The first convolution has stride 2, the second and the third are followed by pooling over 2×2
@@ -97,7 +103,7 @@ class Classifier:
         self.losses, self.hits = (list(each) for each in zip(*outputs, strict=True))
         self.step = training_step(self.losses, optimizer=optimizer, placement=placement)
 
-    def train(self, session, x, y):
+    def train(self, session: tf1.Session, x: np.ndarray, y: np.ndarray) -> float:
         """Take one step on a batch and return its loss, the mean over the towers.
 
         Parameters
@@ -114,7 +120,9 @@ class Classifier:
         _, losses = self._run(session, (self.step, self.losses), x, y, training=True)
         return sum(losses) / len(losses)
 
-    def accuracy(self, session, x, y, *, batch_size=500):
+    def accuracy(
+        self, session: tf1.Session, x: np.ndarray, y: np.ndarray, *, batch_size: int = 500
+    ) -> float:
         """Return the accuracy at inference; each tower tests its share of every batch.
 
         Parameters

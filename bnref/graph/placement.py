@@ -1,5 +1,6 @@
 """Where the variables and the towers of a graph are."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Placement(NamedTuple):
         """Nothing was started, so nothing is stopped."""
 
 
-def shared_memory(towers, *, variables="apart"):
+def shared_memory(towers: int, *, variables: str = "apart") -> Placement:
     """Place towers on logical CPU devices, among which tensors pass without a copy.
 
     Parameters
@@ -60,7 +61,7 @@ def shared_memory(towers, *, variables="apart"):
 
 
 @contextmanager
-def separate_memory(towers, *, variables="apart", ports=None):
+def separate_memory(towers: int, *, variables: str = "apart", ports: Sequence[int] | None = None):
     """Place towers on devices with memory of their own, among which tensors are copied.
 
     They are GPUs where TensorFlow sees two or more, and at least one a tower; elsewhere `servers`
@@ -93,7 +94,7 @@ def separate_memory(towers, *, variables="apart", ports=None):
 
 
 @contextmanager
-def session(placement):
+def session(placement: Placement):
     """Open a session for the default graph on the devices of a placement.
 
     Parameters

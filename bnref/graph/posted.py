@@ -25,8 +25,9 @@ tf1 = tf.compat.v1
 
 
 def stored_moments_norm(
-    x, training, *, scope="bn_conv", decay=0.5, epsilon=1e-5, repaired=False
-):  # fmt: skip
+    x: tf.Tensor, training: tf.Tensor, *, scope: str = "bn_conv", decay: float = 0.5,
+    epsilon: float = 1e-5, repaired: bool = False,
+) -> tf.Tensor:  # fmt: skip
     """Method 1: write the moments into variables, and normalize by what is read back from them.
 
     Question 3, *used when?*, is answered wrongly: where the variables are on another device than
@@ -75,8 +76,9 @@ def stored_moments_norm(
 
 
 def assigned_average_norm(
-    x, training, *, scope="bn_conv", decay=0.5, epsilon=1e-3, repaired=False
-):  # fmt: skip
+    x: tf.Tensor, training: tf.Tensor, *, scope: str = "bn_conv", decay: float = 0.5,
+    epsilon: float = 1e-3, repaired: bool = False,
+) -> tf.Tensor:  # fmt: skip
     """Method 2: normalize by the moments themselves; compute the average and assign it.
 
     Question 2, *remembered how?*: two towers that read the average at the same time assign it one
@@ -113,8 +115,9 @@ def assigned_average_norm(
 
 
 def unconditional_average_norm(
-    x, training, *, scope="bn_conv", decay=0.5, epsilon=1e-3, repaired=False
-):  # fmt: skip
+    x: tf.Tensor, training: tf.Tensor, *, scope: str = "bn_conv", decay: float = 0.5,
+    epsilon: float = 1e-3, repaired: bool = False,
+) -> tf.Tensor:  # fmt: skip
     """Method 3: normalize by the moments; the update is created outside the branch of training.
 
     Question 2, *remembered how?*: `tf.cond` runs conditionally what its branch creates and nothing
@@ -140,8 +143,9 @@ def unconditional_average_norm(
 
 
 def collected_updates_norm(
-    x, training, *, scope="bn_conv", decay=0.5, epsilon=1e-3, repaired=False
-):  # fmt: skip
+    x: tf.Tensor, training: tf.Tensor, *, scope: str = "bn_conv", decay: float = 0.5,
+    epsilon: float = 1e-3, repaired: bool = False,
+) -> tf.Tensor:  # fmt: skip
     """Method 4: normalize by the moments; leave the update in the collection ``UPDATE_OPS``.
 
     Question 2, *remembered how?*: the semantics of ``tf.contrib.layers.batch_norm`` in TensorFlow

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _SECONDS_TO_START = 60  # a safety net: it takes a fraction of one
 
 
 @contextmanager
-def servers(count, *, ports=None):
+def servers(count: int, *, ports: Sequence[int] | None = None):
     """Run TensorFlow servers on this machine until the block ends, however it ends.
 
     Each is one task of a cluster, with a CPU device of its own: tensors between two of them are

@@ -1,6 +1,7 @@
 """Reading recorded files, and finding those that travel with the package."""
 
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from bnref.records.table import parse
 __all__ = ["read", "recorded"]
 
 
-def read(path) -> tuple[dict, dict[str, np.ndarray]]:
+def read(path: str | PathLike) -> tuple[dict, dict[str, np.ndarray]]:
     """Read a recorded file.
 
     Parameters

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
 from pathlib import Path
 
 from bnref.records.cells import as_text, as_value, check_names, check_same_names
@@ -36,7 +37,9 @@ class Record:
         file exists with other columns, or is damaged.
     """
 
-    def __init__(self, path, *, key: tuple, columns: tuple, provenance: dict | None = None):
+    def __init__(
+        self, path: str | PathLike, *, key: tuple, columns: tuple, provenance: dict | None = None
+    ):
         self.path, self.key, self.columns = Path(path), tuple(key), tuple(columns)
         check_names("key", self.key)
         check_names("columns", self.columns)

@@ -63,7 +63,7 @@ def _is_address(text):
     return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
-def meet(*, timeout=60.0):
+def meet(*, timeout: float = 60.0) -> None:
     """Wait until every worker has started; TensorFlow itself would wait for ever.
 
     The first worker listens at its address until all others have called it, and then lets all go

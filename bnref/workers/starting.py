@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from numbers import Integral
+from typing import IO
 
 import tensorflow as tf
 
@@ -18,7 +19,15 @@ _PORTS = range(20000, 32000)
 _PAUSE = 0.05
 
 
-def start(script, count, *arguments, timeout=None, grace=30.0, environment=None, output=None):
+def start(
+    script: str | os.PathLike,
+    count: int,
+    *arguments: str,
+    timeout: float | None = None,
+    grace: float = 30.0,
+    environment: dict[str, str] | None = None,
+    output: IO | None = None,
+) -> None:
     """Run a script as several workers on this machine, and wait for them.
 
     Each is a process of this Python with a ``TF_CONFIG`` that names all of them at 127.0.0.1. What

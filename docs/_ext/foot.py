@@ -1,4 +1,4 @@
-"""The foot of each page: devices, data and source, scale, versions, seconds.
+"""The foot of each page: devices, data and source, scale, versions, seconds; how to run a script.
 
 A gallery page is watched by `watch`, sphinx-gallery's reset hook, which also gives every script
 the same start: devices configured, Keras's state cleared, seeds set, the figures' style.
@@ -15,6 +15,7 @@ from pathlib import Path
 from docutils import nodes
 
 FOLDER = Path(__file__).resolve().parents[1] / "gallery" / "_foot"
+INSTALL = 'pip install ".[gallery]"'
 VERSIONS = ("tensorflow", "keras", "numpy")
 STYLE = {
     "figure.figsize": (6.2, 3.6), "figure.dpi": 100, "savefig.dpi": 100,
@@ -96,14 +97,21 @@ def lines(facts):
     ]  # fmt: skip
 
 
+def run_it(stem):
+    """What a reader types to run the script of this name after downloading it."""
+    install, start = (nodes.literal(text=each) for each in (INSTALL, f"python {stem}.py"))
+    return nodes.paragraph("", "In a clone of bnref, ", install, nodes.Text("; then "), start)
+
+
 def add_to_page(app, doctree):
     """Append the foot to a gallery page, or to a MyST page whose cells were executed."""
     env, docname = app.env, app.env.docname
+    is_script = False
     path = FOLDER / f"{Path(docname).name}.json"
     executed = env.metadata[docname].get("exec_data") or _executed(env, docname)
     if docname.startswith("gallery/") and path.exists():
         env.note_dependency(str(path))
-        facts = json.loads(path.read_text())
+        facts, is_script = json.loads(path.read_text()), True
     elif executed and executed.get("succeeded"):
         facts = {
             "devices": f"{os.environ.get('BNREF_DEVICE', 'CPU')}, {platform.machine()}",
@@ -113,7 +121,10 @@ def add_to_page(app, doctree):
         }  # fmt: skip
     else:
         return
-    _section(doctree).append(_foot(lines(facts)))
+    foot = _foot(lines(facts))
+    if is_script:
+        foot += _field("Run it", run_it(path.stem))
+    _section(doctree).append(foot)
 
 
 def _executed(env, docname):
@@ -128,10 +139,12 @@ def _section(doctree):
 
 def _foot(pairs):
     fields = nodes.field_list(classes=["page-foot"])
-    for name, text in pairs:
-        body = nodes.field_body("", nodes.paragraph(text=text))
-        fields += nodes.field("", nodes.field_name(text=name), body)
+    fields += [_field(name, nodes.paragraph(text=text)) for name, text in pairs]
     return fields
+
+
+def _field(name, paragraph):
+    return nodes.field("", nodes.field_name(text=name), nodes.field_body("", paragraph))
 
 
 def setup(app):

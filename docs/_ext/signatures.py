@@ -8,11 +8,12 @@ import inspect
 
 
 def show(app, what, name, obj, options, signature, return_annotation):
-    """Take a class's signature from its own ``__init__``."""
+    """Take a class's signature from its own ``__init__``, without types: the text has them."""
     if what != "class" or signature != "(*args, **kwargs)":
         return None
     parameters = list(inspect.signature(obj.__init__).parameters.values())[1:]
-    return str(inspect.Signature(parameters)), return_annotation
+    untyped = [each.replace(annotation=inspect.Parameter.empty) for each in parameters]
+    return str(inspect.Signature(untyped)), return_annotation
 
 
 def skip(app, what, name, obj, would_skip, options):

@@ -8,6 +8,7 @@ synchronized batch norm the four curves are **one curve**: the training losses d
 
 Downloaded to ``train.py``, it runs alone; the folder is for the history and the checkpoints::
 
+    pip install ".[gallery]"    # in a clone of bnref
     python train.py 1 run
     python train.py 2 run-on-two
     python -m bnref.workers 2 train.py 0 run-of-workers

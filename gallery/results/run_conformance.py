@@ -5,8 +5,9 @@
 as it is: delete the file to measure anew. With ``--implementation``, ``--behaviour`` or both, the
 cells of that row or column, or that one cell, are printed and nothing is recorded.
 
-Rows of PyTorch and Flax need the extra ``conformance`` (``pip install "bnref[conformance]"``); a
-row whose library is not installed is left out, and said so.
+Rows of PyTorch and Flax need the extra ``conformance``, those of tf_keras the extra ``gallery``
+(``pip install ".[gallery,conformance]"``); a row whose library is not installed is left out, and
+said so.
 """
 
 import argparse
