@@ -36,6 +36,7 @@ extensions = [
     "symptoms",
     "conformance",
     "defects",
+    "versions",
     "accessible",
 ]
 
