@@ -35,7 +35,7 @@ OF_TF_KERAS = {
     "empty_replica_nan": {"[5.0, nan]": "[5.0, 5.0]", "[nan, nan]": "[1.0, 1.0]"},
     "first_replica_saved": {"mean that is saved: 1.0": "mean that is saved: 6.0"},
     "fit_on_workers": {"ValueError: Attempt to convert a value (PerReplica:{": "fit works"},
-    "mask_unsynchronizes": {"[0.0, 0.0]": "[-1.0, 1.0]"},
+    "mask_unsynchronizes": {"[0.0, 0.0]": "[-1.0, 1.0]", "[0.0, 10.0]": "[5.0, 5.0]"},
     "second_derivative": {},
     "training_leaks": {": 0.010": ": 0.000"},
     "training_overridden": {"0.01": "0.0"},
