@@ -51,8 +51,7 @@ def since(found):
         for run in runs:
             result = run[0]["result"]
             open_ended = result == SHOWS and run is runs[-1]
-            oldest = run is runs[0] and len(runs) == 1
-            spans[result].insert(0, span(run, open_ended, oldest))
+            spans[result].insert(0, span(run, open_ended, run is runs[0]))
         for result, texts in spans.items():
             if texts:
                 told[result].append(f"{NAMES[package]} {' and '.join(texts)}")
