@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from layers_under_test import in_new_process
 
 from bnref import records
@@ -22,6 +23,7 @@ from bnref.recorded.conformance import (  # noqa: E402
     IMPLEMENTATIONS,
     asking,
     formula,
+    replicas,
     torch_layers,  # noqa: E402
 )
 
@@ -324,6 +326,20 @@ def test_a_fault_is_found_by_the_probe_for_it(behaviour, fault, verdict, value):
     cell = BEHAVIOURS[behaviour](made(fault))
     assert cell.verdict == verdict, cell
     assert value in (None, cell.value), cell
+
+
+def test_the_second_derivative_of_the_formula_is_that_of_plain_operations():
+    x, weights, direction = np.random.default_rng(1).normal(1, [2, 1, 5], (3, 6, 1, 1, 3))
+
+    def plain(x):  # nothing here stops a gradient, as TensorFlow's moments do
+        mean = tf.reduce_mean(x, (0, 1, 2))
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), (0, 1, 2))
+        return (x - mean) / tf.sqrt(variance + 1e-3)
+
+    given = (tf.constant(each) for each in (x, weights, direction))
+    _, along = replicas.differentiated_along(plain, *given)
+    found = formula.differentiated_along(x, weights, direction, 1e-3)
+    np.testing.assert_allclose(found, along, rtol=1e-7, atol=1e-7 * np.abs(along).max())
 
 
 def test_an_error_is_told_in_one_line_and_not_taken_for_an_answer(monkeypatch):
