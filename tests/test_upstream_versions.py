@@ -202,9 +202,10 @@ def invented(*results, package="keras", words=""):
     [
         (invented("s", "s"), "Seen: Keras since 1.0 or earlier."),
         (invented("d", "s", "s"), "Seen: Keras since 1.1. Not in: Keras 1.0."),
-        (invented("s", "s", "d", "s"), "Seen: Keras since 1.3 and 1.0 to 1.1. Not in: Keras 1.2."),
-        (invented("s", "d"), "Seen: Keras 1.0. Not in: Keras 1.1."),
-        (invented("s in x", "s in y"), "Seen: Keras since 1.1 ( in y) and 1.0 ( in x)."),
+        (invented("s", "s", "d", "s"), "Seen: Keras since 1.3, in 1.0 to 1.1. Not in: Keras 1.2."),
+        (invented("s", "d"), "Seen: Keras in 1.0. Not in: Keras 1.1."),
+        (invented("sx", "sy"), "Seen: Keras since 1.1 (y), in 1.0 (x)."),
+        (invented("d", "s", "d"), "Seen: Keras in 1.1. Not in: Keras 1.2, 1.0."),
         (invented("f", "e", "s"), "Seen: Keras since 1.2. Something else is printed by: Keras 1.1. "
          "The program does not run in: Keras 1.0."),
         (invented("s") + invented("d", "d", package="tf_keras"),

@@ -54,7 +54,7 @@ def since(found):
             spans[result].insert(0, span(run, open_ended, run is runs[0]))
         for result, texts in spans.items():
             if texts:
-                told[result].append(f"{NAMES[package]} {' and '.join(texts)}")
+                told[result].append(f"{NAMES[package]} {', '.join(texts)}")
     return " ".join(
         f"{RESULTS[each][2]}: {'; '.join(texts)}." for each, texts in told.items() if texts
     )
@@ -66,7 +66,8 @@ def span(run, open_ended, oldest):
     words = f" ({run[0]['words']})" if run[0]["words"] else ""
     if open_ended:
         return f"since {first}{' or earlier' if oldest else ''}{words}"
-    return f"{first} to {last}{words}" if first != last else f"{first}{words}"
+    before = "in " if run[0]["result"] == SHOWS else ""
+    return f"{before}{first} to {last}{words}" if first != last else f"{before}{first}{words}"
 
 
 def table(found, address):
