@@ -42,6 +42,7 @@ extensions = [
     "symptoms",
     "conformance",
     "defects",
+    "versions",
     "accessible",
 ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from layers_under_test import in_new_process
 
 from bnref import records
@@ -22,6 +23,7 @@ from bnref.recorded.conformance import (  # noqa: E402
     IMPLEMENTATIONS,
     asking,
     formula,
+    replicas,
     torch_layers,  # noqa: E402
 )
 
@@ -117,6 +119,17 @@ def test_what_the_page_says_of_whole_columns_is_on_record(recorded):
     assert {i for i in IMPLEMENTATIONS if i.startswith("bnref")} & others(
         "gradient", "as the formula"
     ) == set()
+    # By TensorFlow's moments: Keras 3, and what of tf_keras is neither fused nor synchronized.
+    wrong = {i for i in others("second derivative", "as the formula") if not i.startswith("bnref")}
+    assert wrong == {
+        "keras.layers.BatchNormalization",
+        "tf_keras.layers.BatchNormalization",
+        "tf_keras.layers.BatchNormalization(fused=False)",
+        "tf.layers.batch_normalization",
+    }
+    for name in ("tf_keras.layers.BatchNormalization", "tf.layers.batch_normalization"):
+        double, single = recorded[name, "second derivative"]["value"].split("; ")
+        assert double.startswith("float64 off by ") and "off" not in single
 
 
 # An implementation in NumPy, right but for one fault.
@@ -152,7 +165,11 @@ class InNumPy(asking.Implementation):
         if step.then is not None:
             evaluated = [formula.normalized(step.then, *each, epsilon) for each in kept]
         first = [np.asarray(each, self.kind if step.half else np.float32) for each in kept[0]]
-        return asking.Outcome([self.put_out(each) for each in y], dx, *first, evaluated)
+        along = None
+        if step.direction is not None:
+            given = [np.concatenate(each) for each in (step.parts, step.weights, step.direction)]
+            along = np.split(self.second_derivative(*given, epsilon), len(y))
+        return asking.Outcome([self.put_out(each) for each in y], dx, *first, evaluated, along)
 
     def weight(self, momentum):
         """Of the new batch."""
@@ -183,6 +200,10 @@ class InNumPy(asking.Implementation):
         """dx of the whole batch."""
         return formula.gradient(x, dy, epsilon)
 
+    def second_derivative(self, x, weights, direction, epsilon):
+        """The gradient of the whole batch, differentiated along the direction."""
+        return formula.differentiated_along(x, weights, direction, epsilon)
+
     def put_out(self, y):
         """The outputs."""
         return y
@@ -190,6 +211,22 @@ class InNumPy(asking.Implementation):
 
 def refusing(self, step):
     raise TypeError("asked for too much\nby far")
+
+
+def refusing_float64(self, x, *given):
+    if x.dtype == np.float64:
+        raise LookupError("no gradient for float64")
+    return formula.differentiated_along(x, *given)
+
+
+def constant_mean(self, x, weights, direction, epsilon):
+    """As where the mean inside the variance is not differentiated the second time."""
+    axes = (0, 1, 2)
+    mean, variance = formula.moments(x)
+    y = formula.normalized(x, mean, variance, epsilon)
+    by_variance = -(weights / np.cosh(y) ** 2 * y).sum(axes) / (2 * (variance + epsilon))
+    lost = -2 / len(x) ** 2 * direction.sum(axes) * by_variance
+    return formula.differentiated_along(x, weights, direction, epsilon) - lost
 
 
 def one_pass(self, rows):
@@ -220,6 +257,11 @@ FAULTS = {
     "never freezes": {"freezes": lambda self, step: False},
     "moves": {"remembered": lambda self, moments, rows: self.moments(rows)},
     "remembers in float16": {"kind": np.float16},
+    "constant mean": {"second_derivative": constant_mean},
+    "refuses float64": {"second_derivative": refusing_float64},
+    "1 in 10,000": {
+        "second_derivative": lambda self, *given: 1.0001 * formula.differentiated_along(*given)
+    },
     "constant σ": {
         "gradient": lambda self, x, dy, epsilon: (
             (dy - dy.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + epsilon)
@@ -273,6 +315,10 @@ def test_an_implementation_that_does_all_as_the_paper_is_found_to(behaviour):
         ("float16", "puts out 0", "wrong", None),
         ("gradient", "constant σ", "wrong", None),
         ("gradient", "alone", "as the formula", None),
+        ("second derivative", "constant mean", "wrong", "float64 off by 0.04; float32 off by 0.04"),
+        ("second derivative", "1 in 10,000", "wrong", "float64 off by 1e-04; float32 1e-04"),
+        ("second derivative", "refuses float64", "as the formula", None),
+        ("second derivative", "refuses", "not offered", "refused"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # 0/0 is what is asked for
@@ -281,6 +327,20 @@ def test_a_fault_is_found_by_the_probe_for_it(behaviour, fault, verdict, value):
     cell = BEHAVIOURS[behaviour](made(fault))
     assert cell.verdict == verdict, cell
     assert value in (None, cell.value), cell
+
+
+def test_the_second_derivative_of_the_formula_is_that_of_plain_operations():
+    x, weights, direction = np.random.default_rng(1).normal(1, [2, 1, 5], (3, 6, 1, 1, 3))
+
+    def plain(x):  # nothing here stops a gradient, as TensorFlow's moments do
+        mean = tf.reduce_mean(x, (0, 1, 2))
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), (0, 1, 2))
+        return (x - mean) / tf.sqrt(variance + 1e-3)
+
+    given = (tf.constant(each) for each in (x, weights, direction))
+    _, along = replicas.differentiated_along(plain, *given)
+    found = formula.differentiated_along(x, weights, direction, 1e-3)
+    np.testing.assert_allclose(found, along, rtol=1e-7, atol=1e-7 * np.abs(along).max())
 
 
 def test_an_error_is_told_in_one_line_and_not_taken_for_an_answer(monkeypatch):

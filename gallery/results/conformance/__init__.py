@@ -4,7 +4,7 @@
 answer is judged. PyTorch, Flax and tf_keras are imported when a cell of theirs is measured.
 """
 
-from bnref.recorded.conformance import normalizing, remembering, whose
+from bnref.recorded.conformance import differentiating, normalizing, remembering, whose
 from bnref.recorded.conformance.asking import ABSENT, REFUSALS, VERDICTS, Cell, said
 from bnref.recorded.conformance.flax_layers import FlaxLinen, FlaxNnx
 from bnref.recorded.conformance.keras_layers import KerasLayer
@@ -48,6 +48,7 @@ BEHAVIOURS = {
     "saved": remembering.saved,
     "float16": normalizing.float16,
     "gradient": normalizing.gradients,
+    "second derivative": differentiating.second_derivatives,
 }
 
 

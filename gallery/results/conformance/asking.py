@@ -4,6 +4,7 @@ import importlib.util
 from importlib import metadata
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 __all__ = ["ABSENT", "AGREES", "DIFFERS", "VERDICTS", "WRONG", "Cell", "Implementation"]
@@ -52,6 +53,9 @@ class Step(NamedTuple):
         A batch for inference after the step, the same on every replica.
     half : bool
         In float16, as the implementation means it to be used: see its `half`.
+    weights, direction : list of array, optional
+        One of each for each part: the gradient of Σ weights · tanh(y) by x is differentiated along
+        the direction, all parts together.
     """
 
     parts: list
@@ -64,13 +68,16 @@ class Step(NamedTuple):
     switch: str | None = None
     then: object = None
     half: bool = False
+    weights: list | None = None
+    direction: list | None = None
 
 
 class Outcome(NamedTuple):
-    """Arrays that a step leaves; `y`, `dx` and `evaluated` have one for each replica.
+    """Arrays that a step leaves; `y`, `dx`, `evaluated` and `along` have one for each replica.
 
     `mean` and `variance`, shape (C,), are what is saved and read back, or (R, C) where the
-    implementation keeps a state for each replica, and saves none by itself.
+    implementation keeps a state for each replica, and saves none by itself. `along` is the
+    derivative of the gradient along the direction, or None.
     """
 
     y: list
@@ -78,6 +85,7 @@ class Outcome(NamedTuple):
     mean: object
     variance: object
     evaluated: list | None
+    along: list | None = None
 
 
 class Implementation:
@@ -90,6 +98,7 @@ class Implementation:
     synchronized = False  # asked on two replicas then, half of the batch on each
     saves = True
     half = {}  # noqa: RUF012  (options for float16)
+    double = {}  # noqa: RUF012  (options for parts of float64)
     cures = {}  # noqa: RUF012  (options that mend a variance that cancels)
     switches = {}  # noqa: RUF012  (name: whether it is said to the layer, "layer", or in a "call")
     note = ""  # put before every value
@@ -105,6 +114,8 @@ class Implementation:
     def options(self, step):
         """The arguments that a step asks for."""
         named = {**(self.half if step.half else {}), **step.options}
+        if step.parts[0].dtype == np.float64:
+            named = {**self.double, **named}
         if step.new is not None:
             named[self.momentum] = step.new if self.weighs_new else 1 - step.new
         if step.epsilon is not None:

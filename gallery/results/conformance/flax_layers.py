@@ -22,6 +22,8 @@ class FlaxLayer(Implementation):
         self.synchronized = synchronized
         self.given = {"axis_name": "replicas"} if synchronized else {}
 
+    double = {"dtype": "float64", "param_dtype": "float64"}  # noqa: RUF012
+
     @property
     def half(self):
         """Parameters and statistics stay in float32."""
@@ -32,13 +34,22 @@ class FlaxLayer(Implementation):
         return {**self.given, **super().options(step)}
 
     def run(self, step):
-        """Train under `pmap`, or on one device without."""
+        """Train under `pmap`, or on one device without; with 64 bits where the parts have them."""
         import jax
 
         if jax.config.jax_num_cpu_devices < DEVICES:  # before JAX's first operation
             jax.config.update("jax_num_cpu_devices", DEVICES)
+        with jax.enable_x64(step.parts[0].dtype == np.float64):
+            return self.trained(step)
+
+    def trained(self, step):
+        """What a step leaves, as arrays of NumPy."""
+        import jax
+
         count, sizes = len(step.parts), [len(part) for part in step.parts]
         given = {"x": padded(step.parts), "dy": step.dy and padded(step.dy)}
+        if step.direction is not None:
+            given |= {"weights": padded(step.weights), "direction": padded(step.direction)}
         if step.masks is not None:
             given["mask"] = padded(step.masks)[..., None]
         elif len(set(sizes)) > 1:
@@ -50,14 +61,14 @@ class FlaxLayer(Implementation):
             found = jax.pmap(replica, axis_name="replicas")(given)
         found = {name: None if v is None else np.array(v) for name, v in found.items()}
         state = [one_of(found[name]) for name in ("mean", "variance")]
-        y, dx = (
+        y, dx, along = (
             None
             if found[name] is None
             else [v[:n] for v, n in zip(found[name], sizes, strict=True)]
-            for name in ("y", "dx")
+            for name in ("y", "dx", "along")
         )
         evaluated = found["evaluated"]
-        return Outcome(y, dx, *state, None if evaluated is None else list(evaluated))
+        return Outcome(y, dx, *state, None if evaluated is None else list(evaluated), along)
 
     def replica(self, step):
         """A function of a dict with x, dy and mask that returns a replica's arrays as a dict."""
@@ -94,6 +105,7 @@ class FlaxLinen(FlaxLayer):
             return {
                 "y": y, "dx": None if given["dy"] is None else pull(given["dy"].astype(y.dtype))[0],
                 "mean": statistics["mean"], "variance": statistics["var"], "evaluated": evaluated,
+                "along": differentiated_along(train, given),
             }  # fmt: skip
 
         return run
@@ -137,9 +149,24 @@ class FlaxNnx(FlaxLayer):
                 "y": y, "dx": None if given["dy"] is None else pull(given["dy"].astype(y.dtype))[0],
                 "mean": layer.mean[...], "variance": layer.var[...],
                 "evaluated": None if step.then is None else layer(step.then),
+                "along": differentiated_along(train, given),
             }  # fmt: skip
 
         return run
+
+
+def differentiated_along(train, given):
+    """The gradient of Σ weights · tanh(y) by x, differentiated along the direction; or None."""
+    import jax
+
+    if "direction" not in given:
+        return None
+
+    def loss(x):
+        y, _ = train(x)
+        return jax.numpy.sum(given["weights"] * jax.numpy.tanh(y))
+
+    return jax.jvp(jax.grad(loss), (given["x"],), (given["direction"],))[1]
 
 
 def one_of(states):

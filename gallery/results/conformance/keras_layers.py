@@ -5,7 +5,7 @@ import tempfile
 
 import tensorflow as tf
 from bnref.recorded.conformance.asking import Implementation, Outcome
-from bnref.recorded.conformance.replicas import everywhere, strategy_of
+from bnref.recorded.conformance.replicas import differentiated_along, everywhere, strategy_of
 
 __all__ = ["KerasLayer"]
 
@@ -17,6 +17,7 @@ class KerasLayer(Implementation):
     """
 
     half = {"dtype": "mixed_float16"}  # noqa: RUF012
+    double = {"dtype": "float64"}  # noqa: RUF012
     switches = {"trainable=False": "layer", "training=False": "call"}  # noqa: RUF012
 
     def __init__(self, distribution, path, *, library="keras", **given):
@@ -45,11 +46,14 @@ class KerasLayer(Implementation):
                 y = layer(x, training=step.switch != "training=False", **whose)
             return y, (None if dy is None else tape.gradient(y, x, tf.cast(dy, y.dtype)))
 
-        if step.dy is None:
-            (y,), dx = (
-                everywhere(lambda x, mask: train(x, None, mask)[:1], step.parts, step.masks),
-                None,
-            )
+        dx = along = None
+        if step.direction is not None:
+            y, along = everywhere(
+                lambda *given: differentiated_along(lambda x: layer(x, training=True), *given),
+                step.parts, step.weights, step.direction,
+            )  # fmt: skip
+        elif step.dy is None:
+            (y,) = everywhere(lambda x, mask: train(x, None, mask)[:1], step.parts, step.masks)
         else:
             y, dx = everywhere(train, step.parts, step.dy, step.masks)
         evaluated = None
@@ -58,7 +62,8 @@ class KerasLayer(Implementation):
             (evaluated,) = everywhere(lambda x: (layer(x, training=False),), copies)
         if len(step.parts) > 1:
             layer = saved_and_loaded(library, model)
-        return Outcome(y, dx, layer.moving_mean.numpy(), layer.moving_variance.numpy(), evaluated)
+        kept = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+        return Outcome(y, dx, *kept, evaluated, along)
 
 
 def saved_and_loaded(library, model):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from bnref import devices
 
-__all__ = ["everywhere", "strategy_of"]
+__all__ = ["differentiated_along", "everywhere", "strategy_of"]
 
 
 @functools.cache
@@ -42,6 +42,19 @@ def everywhere(function, *columns):
     results = tf.function(lambda *given: strategy.run(function, args=given))(*given)
     local = strategy.experimental_local_results
     return [[_array(each) for each in local(result)] for result in results]
+
+
+def differentiated_along(function, x, weights, direction):
+    """y, and the gradient of Σ weights · tanh(y) by x, differentiated along a direction."""
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = function(x)
+            loss = tf.reduce_sum(weights * tf.tanh(y))
+        gradient = inner.gradient(loss, x)
+        along = tf.reduce_sum(gradient * direction)
+    return y, outer.gradient(along, x)
 
 
 def _array(result):

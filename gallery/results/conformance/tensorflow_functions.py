@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 from bnref.recorded.conformance.asking import Implementation, Outcome
-from bnref.recorded.conformance.replicas import everywhere
+from bnref.recorded.conformance.replicas import differentiated_along, everywhere
 
 from bnref import graph
 
@@ -33,18 +33,19 @@ class LayersFunction(Implementation):
                 tf.gradients(out, into, tf.cast(dy, out.dtype))[0]
                 for out, into, dy in zip(y, x, step.dy, strict=True)
             ]
+            along = step.direction and second_gradients(x, y, step)
             updates = tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)
             moving = [tf1.global_variables(f".*moving_{name}")[0] for name in ("mean", "variance")]
             session.run(tf1.global_variables_initializer())
             if step.start is not None:
                 session.run([v.assign(value) for v, value in zip(moving, step.start, strict=True)])
-            y, dx, _ = session.run([y, dx or [], updates])
+            y, dx, along, _ = session.run([y, dx or [], along or [], updates])
             with tempfile.TemporaryDirectory() as folder:
                 path = tf1.train.Saver().save(session, f"{folder}/model")
                 saved = tf.train.load_checkpoint(path)
                 mean, variance = (saved.get_tensor(each.op.name) for each in moving)
             evaluated = step.then is not None and session.run(self.inference(step))
-            return Outcome(y, dx or None, mean, variance, evaluated or None)
+            return Outcome(y, dx or None, mean, variance, evaluated or None, along or None)
 
     def tower(self, index, x, step):
         """The layer in training, with the variables of the first tower."""
@@ -60,6 +61,14 @@ class LayersFunction(Implementation):
         """Each tower's outputs at inference: by the variables that all of them share."""
         x, options = tf.constant(step.then), self.options(step)
         return [normalized(x, training=False, reuse=True, **options) for _ in step.parts]
+
+
+def second_gradients(x, y, step):
+    """The gradient of Σ weights · tanh(y) by x, differentiated along the direction, in a graph."""
+    losses = [tf.reduce_sum(w * tf.tanh(each)) for w, each in zip(step.weights, y, strict=True)]
+    gradients = tf.gradients(losses, x)
+    pairs = zip(gradients, step.direction, strict=True)
+    return tf.gradients([tf.reduce_sum(each * direction) for each, direction in pairs], x)
 
 
 def normalized(x, *, training, **options):
@@ -97,6 +106,12 @@ class FusedBatchNorm(Implementation):
                 )
             return y, mean, variance, tape
 
+        if step.direction is not None:
+            y, along = everywhere(
+                lambda *given: differentiated_along(lambda x: train(x, None)[0], *given),
+                step.parts, step.weights, step.direction,
+            )  # fmt: skip
+            return Outcome(y, None, None, None, None, along)
         if step.dy is None:
             y, mean, variance = everywhere(lambda *a: train(*a)[:3], step.parts, step.masks)
             return Outcome(y, None, mean[0], variance[0], None)

@@ -53,8 +53,9 @@ class TorchLayer(Implementation):
         with tempfile.TemporaryDirectory() as folder:
             job["folder"] = folder
             found = [torch_process.step(job)] if len(step.parts) == 1 else in_processes(job)
-        y, dx, evaluated = ([each[name] for each in found] for name in ("y", "dx", "evaluated"))
-        return Outcome(y, dx, found[0]["mean"], found[0]["variance"], evaluated)
+        names = "y", "dx", "evaluated", "along"
+        y, dx, evaluated, along = ([each[name] for each in found] for name in names)
+        return Outcome(y, dx, found[0]["mean"], found[0]["variance"], evaluated, along)
 
 
 def in_processes(job):

@@ -21,6 +21,8 @@ def step(job, rank=0, count=1):
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     x = tensor(job["parts"][rank], device).requires_grad_()
     layer = getattr(torch.nn, job["layer"])(x.shape[1], **job["options"]).to(device)
+    if x.dtype == torch.float64:
+        layer = layer.double()
     if job["start"] is not None:
         layer.running_mean.copy_(torch.tensor(job["start"][0]))
         layer.running_var.copy_(torch.tensor(job["start"][1]))
@@ -35,10 +37,16 @@ def step(job, rank=0, count=1):
     y = looped(x) if job["masks"] is None else layer(x, mask=torch.tensor(job["masks"][rank]))
     if job["dy"] is not None:
         y.backward(tensor(job["dy"][rank], device).to(y.dtype))
+    along = None
+    if job["direction"] is not None:
+        weights, direction = (tensor(job[name][rank], device) for name in ("weights", "direction"))
+        loss = (weights * y.tanh()).sum()
+        (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+        (along,) = torch.autograd.grad((gradient * direction).sum(), x)
     torch.save(model.state_dict(), path := Path(job["folder"]) / f"model{rank}.pt")
     saved = torch.load(path)
     evaluated = None if job["then"] is None else looped.eval()(tensor(job["then"], device))
-    found = {"y": y, "dx": x.grad, "evaluated": evaluated}
+    found = {"y": y, "dx": x.grad, "evaluated": evaluated, "along": along}
     return {name: None if v is None else array(v) for name, v in found.items()} | {
         name: saved[f"0.running_{key}"].cpu().numpy()
         for name, key in (("mean", "mean"), ("variance", "var"))
