@@ -1,4 +1,4 @@
-"""Refuses another Keras backend than TensorFlow, before anything else of the package is imported."""
+"""Refuses another Keras backend than TensorFlow, before the rest of the package is imported."""
 
 import keras
 

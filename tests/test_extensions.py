@@ -64,7 +64,10 @@ def test_the_table_of_variants_says_what_the_hooks_say_and_marks_what_differs():
     assert inference == "**The mean of all batches so far.**"
     assert question == "2"
     assert not training.startswith("**") and file == "``cumulative_batch_norm.py``"
-    assert rows["FrozenBatchNorm"][:2] == ["**The population's as it was given.**", "**The same.**"]
+    assert rows["FrozenBatchNorm"][:2] == [
+        "**The population's, as it was given.**",
+        "An exponential average of the batches'.",
+    ]
     assert rows["DomainBatchNorm"][2] == "1, 2"
     assert not any(cell.startswith("**") for cell in rows["BatchNorm"])
     assert rows["BatchNorm"][3] == "1502.03167"
@@ -84,10 +87,10 @@ def test_a_page_is_the_one_that_names_a_variant_most_often_and_not_a_part_of_its
 
 def test_a_layer_that_does_not_say_when_its_statistics_are_used_is_refused():
     class Unclear(bnref.BatchNorm):
-        def normalizing_moments(self, x, *, training):
+        def training_moments(self, x):
             """Used when? Now and then."""
 
-    with pytest.raises(ValueError, match="Unclear: say 'In training …, at inference …"):
+    with pytest.raises(ValueError, match="must begin with 'Used when\\? In training'"):
         variants.statistics(Unclear)
 
 

@@ -53,7 +53,10 @@ class Index(NamedTuple):
 
     def spread(self, rows, x):
         """Row of each example: (G, C) as (N, 1, ..., C), to be broadcast with `x`."""
-        return _beside(tf.gather(rows, self.row), x)
+        # As a batch of one, because the gradient of a plain gather is an IndexedSlices, through
+        # which TensorFlow's forward mode cannot go.
+        own = tf.gather(rows[None], self.row[None], axis=1, batch_dims=1)[0]
+        return _beside(own, x)
 
     def total(self, values):
         """Sums over the values that each row normalizes: (N, ..., C) as (G, C)."""

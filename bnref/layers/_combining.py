@@ -34,6 +34,11 @@ def check_combination(cls, base):
     TypeError
         Names the two classes and the question.
     """
+    if "normalizing_moments" in vars(cls):
+        raise TypeError(
+            f"{cls.__name__} overrides normalizing_moments, which is two methods since version "
+            "0.2: training_moments and inference_moments"
+        )
     parents = [each for each in cls.__mro__ if issubclass(each, base) and each is not base]
     for one in parents:
         for other in vars(one).get("not_with", ()):

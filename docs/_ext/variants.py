@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 HOOKS = {
     "batch_moments": "Whose statistics?",
     "update_population": "Remembered how?",
-    "normalizing_moments": "Used when?",
+    "training_moments": "Used when? In training",
+    "inference_moments": "Used when? At inference",
 }
-WHEN = re.compile(r"In training (?P<training>.+), at inference (?P<inference>.+)\.")
 LAYERS = ["Variant", "Statistics in training", "Statistics at inference", "Question"]
 FUNCTIONS = ["Function", "What it does", "Question"]
 WHERE = ["Paper (arXiv)", "File", "Page"]
@@ -53,23 +53,20 @@ def function_rows():
 
 def statistics(cls):
     """What normalizes in training and at inference, each in bold where the class differs."""
-    whose, remembered, used = (answer(cls, hook, question) for hook, question in HOOKS.items())
-    parts = WHEN.fullmatch(used.strip("*"))
-    if not parts:
-        raise ValueError(f"{cls.__name__}: say 'In training …, at inference ….'; found {used!r}")
-    training, inference = (f"{word[0].upper()}{word[1:]}" for word in parts.groups())
-    bold = "**" if used.startswith("**") else ""
+    answers = [answer(cls, hook, question) for hook, question in HOOKS.items()]
+    whose, remembered, training, inference = answers
     return (
-        whose if training == "The batch's" else f"{bold}{training}.{bold}",
-        remembered if inference == "The population's" else f"{bold}{inference}.{bold}",
+        whose if training == "The batch's." else training,
+        remembered if inference == "The population's." else inference,
     )
 
 
 def questions(cls):
     """The numbers of the questions that a class answers differently from its parent."""
-    if cls.__mro__[1].__name__ == "Layer":
+    if cls.__name__ == "BatchNorm":
         return []
-    return [number for number, hook in enumerate(HOOKS, start=1) if hook in vars(cls)]
+    own = [number for number, hook in enumerate(HOOKS, start=1) if hook in vars(cls)]
+    return list(dict.fromkeys(min(number, 3) for number in own))
 
 
 def answer(cls, hook, question):
@@ -78,6 +75,7 @@ def answer(cls, hook, question):
     if not line.startswith(question):
         raise ValueError(f"{cls.__name__}.{hook}: the docstring must begin with {question!r}")
     text = line.removeprefix(question).strip()
+    text = f"{text[:1].upper()}{text[1:]}"
     return f"**{text}**" if hook in vars(cls) and questions(cls) else text
 
 

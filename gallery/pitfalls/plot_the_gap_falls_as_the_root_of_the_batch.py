@@ -76,7 +76,7 @@ def accuracies(model):
     scores = [training.evaluate(model, data.x_test, data.y_test)[1]]
     for layer in model.layers:  # question 3 answered otherwise: always the batch's
         if isinstance(layer, bnref.BatchNorm):
-            layer.normalizing_moments = lambda x, training, layer=layer: layer.batch_moments(x)
+            layer.inference_moments = layer.batch_moments
     x, y = data.x_test[order], data.y_test[order]
     return scores + [training.evaluate(model, x, y, batch_size=int(n))[1] for n in sizes[:9]]
 

@@ -48,8 +48,8 @@ class NeverRemembered(bnref.BatchNorm):
 class AlwaysBatch(bnref.BatchNorm):
     """``batch_norm_full``: the batch is normalized by itself at inference too."""
 
-    def normalizing_moments(self, x, *, training):
-        """Used when? The batch's, always; there is no population."""
+    def inference_moments(self, x):
+        """Used when? At inference the batch's, too; there is no population."""
         return self.batch_moments(x)
 
 

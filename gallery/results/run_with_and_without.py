@@ -31,8 +31,8 @@ class NeverRemembered(bnref.BatchNorm):
 class AlwaysBatch(bnref.BatchNorm):
     """The post's ``batch_norm_full``: the batch normalizes itself at inference too."""
 
-    def normalizing_moments(self, x, *, training):
-        """Used when? The batch's always."""
+    def inference_moments(self, x):
+        """Used when? At inference the batch's, too."""
         return self.batch_moments(x)
 
 
