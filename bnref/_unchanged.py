@@ -111,7 +111,8 @@ def _check(variables, before):
     if not moved:
         return
     for variable, value in moved:
-        if not tf.distribute.has_strategy() and not hasattr(variable, "_distribute_strategy"):
+        stored = variable if isinstance(variable, tf.Variable) else variable.value
+        if not hasattr(stored, "values"):  # those of several replicas, which may differ
             variable.assign(value)
     raise RuntimeError(
         f"{moved[0][0].name} and {len(moved) - 1} more of the population moved within "

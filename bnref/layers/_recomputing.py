@@ -6,7 +6,8 @@ __all__ = ["recomputing"]
 
 # TensorFlow's function that repeats the forward pass for `tf.recompute_grad`, which is also what
 # ``keras.RematScope`` uses. TensorFlow does not say in any other way that it is recomputing.
-_FUNCTION, _MODULE = "inner_recompute_grad", "tensorflow.python.ops.custom_gradient"
+_FUNCTION = "inner_recompute_grad"
+_MODULE = "tensorflow.python.ops.custom_gradient"
 
 
 def recomputing():
