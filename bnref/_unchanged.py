@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["unchanged"]
+__all__ = []
 
 _METHODS = "assign", "assign_add", "assign_sub"
 _lock = threading.Lock()

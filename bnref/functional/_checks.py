@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["check_variance"]
+__all__ = []
 
 
 def check_variance(layer, variance):

@@ -24,8 +24,8 @@ class Moments(NamedTuple):
     Attributes
     ----------
     mean, variance : tensor, shape (G, C)
-        One row for all examples, or more; `rows` says which example has which. The variance is the
-        biased one: the sum of squares is divided by ``count``.
+        One row for all examples, or more; ``rows`` says which example has which. The variance is
+        the biased one: the sum of squares is divided by ``count``.
     count : tensor of shape (G, 1), or None
         How many values each channel's moments were taken from; 0 says that the row means nothing,
         and its mean and variance may then be NaN. None for population statistics.

@@ -1,6 +1,6 @@
 """Which variants may be combined: those that answer different questions."""
 
-__all__ = ["check_combination", "extends"]
+__all__ = []
 
 QUESTIONS = {
     "batch_moments": "question 1, whose statistics",

@@ -2,7 +2,7 @@
 
 import sys
 
-__all__ = ["recomputing"]
+__all__ = []
 
 # TensorFlow's function that repeats the forward pass for `tf.recompute_grad`, which is also what
 # ``keras.RematScope`` uses. TensorFlow does not say in any other way that it is recomputing.

@@ -39,9 +39,10 @@ class BatchNorm(ChannelLayer):
         -1, or the number of the last axis, such as 3 for images: channels come last.
     center, scale : bool
         Whether there is a β, and a γ.
-    beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer, \
-beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint
-        As for `keras.layers.BatchNormalization`.
+    beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer
+        As for ``keras.layers.BatchNormalization``.
+    beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint
+        As for ``keras.layers.BatchNormalization``.
     **kwargs
         As for every Keras layer: ``name``, ``dtype``, ``trainable``.
 
