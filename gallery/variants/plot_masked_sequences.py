@@ -41,7 +41,7 @@ for steps in (100, 130, 200, 400, 800):
     mask = np.arange(steps) < lengths[:, None]
     x = np.where(mask, random.normal(2, 1, mask.shape), 0).astype("float32")[..., None]
     both = functional.moments(x), functional.masked_moments(x, mask)
-    measured.append([[each.mean[0], each.variance[0]] for each in both])
+    measured.append([[each.mean[0, 0], each.variance[0, 0]] for each in both])  # one channel
     shares.append(1 - mask.mean())
 p, measured = np.array(shares), np.array(measured)
 theory = np.stack([2 * (1 - p), (1 - p) + 4 * p * (1 - p)], 1)
