@@ -22,6 +22,10 @@ class Parts(NamedTuple):
     number: int = 1
     named = False
 
+    def split(self, x):
+        """Cut `x` into the parts; one part is `x` itself, without an operation."""
+        return [x] if self.number == 1 else tf.split(x, self.number)
+
     def spread(self, rows, x):
         """Row of each example: (G, C) as (C,) or (N, 1, ..., C), to be broadcast with `x`."""
         if self.number == 1:
@@ -30,8 +34,8 @@ class Parts(NamedTuple):
 
     def total(self, values):
         """Sums over the values that each row normalizes: (N, ..., C) as (G, C)."""
-        parts = tf.split(values, self.number)
-        return tf.stack([tf.reduce_sum(part, range(part.shape.rank - 1)) for part in parts])
+        every = range(values.shape.rank - 1)
+        return tf.stack([tf.reduce_sum(part, every) for part in self.split(values)])
 
 
 class Index(NamedTuple):

@@ -132,12 +132,12 @@ def moments_of_parts(x, groups):
     -----
     Hoffer et al. 2017, arXiv 1705.08741, Algorithm 1.
     """
-    x = _divisible(not_empty(x), groups)
-    each = [_of_all(part) for part in tf.split(x, groups)]
+    x, rows = _divisible(not_empty(x), groups), Parts(groups)
+    each = [_of_all(part) for part in rows.split(x)]
     means, variances = (tf.stack(values) for values in zip(*each, strict=True))
     size = x.shape[:-1].num_elements() or tf.size(x) / x.shape[-1]
     count = tf.fill((groups, 1), tf.cast(size / groups, means.dtype))
-    return Moments(means, variances, count, lambda sums: sums / count, Parts(groups))
+    return Moments(means, variances, count, lambda sums: sums / count, rows)
 
 
 def _of_all(x):

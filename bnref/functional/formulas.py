@@ -85,11 +85,10 @@ def first_derivative_by_kernels(dy, x, moments, gamma, epsilon):
 
     What A takes away, A(dy) + x̂·A(dy·x̂), is a line of x again: `normalized_by_kernels` draws it.
     """
-    number = moments.rows.number
-    pieces = zip(tf.split(dy, number), _parts(x, moments, gamma), strict=True)
+    pieces = zip(moments.rows.split(dy), _parts(x, moments, gamma), strict=True)
     parts = [_kernel_of_derivative(each, *part, epsilon) for each, part in pieces]
     dx, dgamma, dbeta = zip(*parts, strict=True)
-    dx = dx[0] if number == 1 else tf.concat(dx, 0)
+    dx = dx[0] if len(dx) == 1 else tf.concat(dx, 0)
     dgamma, dbeta = tf.stack(dgamma), tf.stack(dbeta)
     if moments.average is not None:
         along_one, along_x = tf.unstack(moments.average(tf.stack([dbeta, dgamma])))
@@ -101,7 +100,7 @@ def first_derivative_by_kernels(dy, x, moments, gamma, epsilon):
 def _parts(x, moments, *vectors):
     """For each part of the batch: the part, and its row of mean, variance and the vectors."""
     vectors = map(tf.unstack, (moments.mean, moments.variance, *vectors))
-    return zip(tf.split(x, moments.rows.number), *vectors, strict=True)
+    return zip(moments.rows.split(x), *vectors, strict=True)
 
 
 def _kernel(x, mean, variance, gamma, beta, epsilon):
