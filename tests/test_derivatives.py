@@ -326,6 +326,26 @@ def test_an_accumulator_around_a_traced_function_is_refused_or_right():
         traced(x)
 
 
+def test_a_model_that_is_saved_and_served_is_differentiated_twice(tmp_path):
+    """As an attack on a served model does: TensorFlow saves no custom gradient of a gradient."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), layers.BatchNorm()])
+    with_state(model.layers[1])
+    model.export(tmp_path / "served", verbose=False)
+    loaded, x = tf.saved_model.load(tmp_path / "served"), tf.constant(batch_of((5, 4)))
+
+    def second(function):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = tf.reduce_sum(tf.tanh(function(x)))
+            slope = inner.gradient(loss, x)
+        return slope, outer.gradient(slope, x)
+
+    for found, wanted in zip(second(loaded.serve), second(model), strict=True):
+        assert relative(found, wanted) < 1e-4
+
+
 # Several replicas.
 
 

@@ -66,9 +66,11 @@ def second_derivative(upstream, dy, x, moments, gamma, epsilon):
     return tf.cast(by_dy, dtypes[0]), tf.cast(by_x, dtypes[1]), by_mean, by_variance, k * inverse
 
 
-def kernels_serve(x, moments):
-    """Whether `normalized_by_kernels` and its derivative can stand for the formulas."""
-    return isinstance(moments.rows, Parts) and x.dtype != tf.float64
+def fastest(x, moments):
+    """`normalized` and `first_derivative`, by kernels where there are some for the case."""
+    if isinstance(moments.rows, Parts) and x.dtype != tf.float64:
+        return normalized_by_kernels, first_derivative_by_kernels
+    return normalized, first_derivative
 
 
 def normalized_by_kernels(x, moments, gamma, beta, epsilon):

@@ -69,53 +69,47 @@ def normalize(x, moments, gamma, beta, *, epsilon):
     if moments.correction is not None:
         r, d = map(tf.stop_gradient, moments.correction)
         gamma, beta = gamma * r, gamma * d + beta
-    return _normalized(x, mean, variance, gamma, beta, moments, epsilon)
+    by = moments._replace(mean=mean, variance=variance)
+    if in_forward_mode([x, mean, variance, gamma, beta]):  # it goes along the formula's operations
+        return formulas.normalized(x, by, gamma, beta, epsilon)
+    if moments.average is None:  # a fixed line, of which TensorFlow's own derivatives are right
+        return formulas.fastest(x, by)[0](x, by, gamma, beta, epsilon)
+    return _normalized_by_batch(x, mean, variance, gamma, beta, by, epsilon)
 
 
-def _normalized(x, mean, variance, gamma, beta, moments, epsilon):
+def _normalized_by_batch(x, mean, variance, gamma, beta, moments, epsilon):
     """γ x̂ + β with its first derivative, and that with all further ones."""
-    forward, first = formulas.normalized, formulas.first_derivative
-    if formulas.kernels_serve(x, moments):
-        forward, first = formulas.normalized_by_kernels, formulas.first_derivative_by_kernels
-
-    def normalized(*inputs):
-        if in_forward_mode(inputs):  # along operations, which must be the formula's
-            x, mean, variance, gamma, beta = inputs
-            by = moments._replace(mean=mean, variance=variance)
-            return formulas.normalized(x, by, gamma, beta, epsilon)
-        return function(*inputs)
-
-    def first_derivative(*inputs):
-        return (
-            of(formulas.first_derivative, inputs)
-            if in_forward_mode(inputs)
-            else derivative(*inputs)
-        )
+    forward, fastest = formulas.fastest(x, moments)
 
     @tf.custom_gradient
-    def function(*inputs):
+    def normalized(*inputs):
         def gradient(dy):
-            x, mean, variance, gamma, _ = inputs
-            dx, dgamma, dbeta = first_derivative(dy, x, mean, variance, gamma)
+            dx, dgamma, dbeta = first_derivative(dy, *inputs[:4])
             return dx, None, None, dgamma, dbeta
 
-        x, mean, variance, gamma, beta = constants(inputs)
+        x, mean, variance, gamma, beta = _constants(inputs)
         by = moments._replace(mean=mean, variance=variance)
         return forward(x, by, gamma, beta, epsilon), gradient
 
+    def first_derivative(*inputs):
+        if in_forward_mode(inputs):
+            return of(formulas.first_derivative, inputs)
+        return first_derivative_by_kernels(*inputs)
+
     @tf.custom_gradient
-    def derivative(*inputs):
+    def first_derivative_by_kernels(*inputs):
         def gradient(*upstream):
             return of(partial(formulas.second_derivative, upstream), inputs)
 
-        return of(first, constants(inputs)), gradient
+        return of(fastest, _constants(inputs)), gradient
 
     def of(formula, inputs):
         dy, x, mean, variance, gamma = inputs
         return formula(dy, x, moments._replace(mean=mean, variance=variance), gamma, epsilon)
 
-    def constants(inputs):
-        # What is said to be the gradient is all of it: the kernels have another one of their own.
-        return [tf.stop_gradient(each) for each in inputs]
-
     return normalized(x, mean, variance, gamma, beta)
+
+
+def _constants(inputs):
+    """The inputs, held: the gradient that is given is all of it, and the kernels have their own."""
+    return [tf.stop_gradient(each) for each in inputs]
