@@ -1,5 +1,6 @@
 """Which version has which defect: the record, the rules, the table and what the reports say."""
 
+import io
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 from packaging.version import Version
+from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -236,11 +238,31 @@ def test_the_table_has_the_newest_version_first_and_words_beside_the_signs():
     (link,) = page.thead.find_all("a")
     assert (link.get_text(), link["href"]) == ("a b", "to/a_b.html")
     assert [each.get_text() for each in page.find_all("td")] == [
-        "✗shows it:  <b>", "✓does not", "✗shows it", "–does not run: 1 < 2",
+        "✗shows it:  <b>", "✓does not show it", "✗shows it", "–does not run: 1 < 2",
         "≠prints something else: 1 < 2",
     ]  # fmt: skip
     assert [each["class"] for each in page.find_all("td")][:2] == [["wrong"], ["agrees"]]
     assert all(sign["aria-hidden"] == "true" for sign in page.find_all(class_="sign"))
+
+
+def test_the_page_has_the_style_by_which_the_table_scrolls_and_links_that_lead_to_reports(tmp_path):
+    (tmp_path / "index.rst").write_text("Defects\n=======\n\n.. defect-versions::\n", "utf-8")
+    app = Sphinx(
+        tmp_path, None, tmp_path / "out", tmp_path / "trees", "html",
+        confoverrides={"extensions": ["versions"], "html_theme": "basic"},
+        status=None, warning=io.StringIO(), freshenv=True,
+    )  # fmt: skip
+    app.build()
+    page = BeautifulSoup((tmp_path / "out" / "index.html").read_text("utf-8"), "html.parser")
+    styles = [link["href"] for link in page.find_all("link", rel="stylesheet")]
+    assert any("conformance.css" in each for each in styles)
+    style = (ROOT / "docs" / "_static" / "conformance.css").read_text("utf-8")
+    assert re.search(r"\.conformance-scroll {[^}]*overflow-x: auto", style)
+    assert page.find("table", class_="versions").parent["class"] == ["conformance-scroll"]
+    links = page.find("table", class_="versions").thead.find_all("a")
+    names = [link["href"].removeprefix("upstream/").removesuffix(".html") for link in links]
+    assert names == [name for name in REPORTS if "keras" in reports.packages(name)]
+    assert "run_upstream_versions.py" in page.find("p", class_="conformance-provenance").get_text()
 
 
 def test_a_report_that_a_package_was_not_tried_with_is_told_so():

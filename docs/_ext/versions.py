@@ -101,7 +101,8 @@ def td(row):
         return "<td>not tried</td>"
     kind, sign, _ = RESULTS[row["result"]]
     more = row["words"] if row["result"] in (SHOWS, GONE) else row["printed"]
-    text = escape(f"{row['result']}: {more}" if more else row["result"])
+    words = "does not show it" if row["result"] == GONE else row["result"]
+    text = escape(f"{words}: {more}" if more else words)
     return f'<td class="{kind}"><span class="sign" aria-hidden="true">{sign}</span>{text}</td>'
 
 
@@ -114,8 +115,8 @@ class Table(SphinxDirective):
 
         self.env.note_dependency(str(RECORD))
         provenance, found = rows()
-        builder, here = self.env.app.builder, self.env.docname
-        html = table(found, lambda name: builder.get_relative_uri(here, f"upstream/{name}"))
+        top = "../" * self.env.docname.count("/")
+        html = table(found, lambda name: f"{top}upstream/{name}.html")
         line = records.provenance_line(provenance).replace("`", "")
         return [
             nodes.raw("", html, format="html"),
@@ -123,7 +124,14 @@ class Table(SphinxDirective):
         ]
 
 
+def add_style(app, pagename, templatename, context, doctree):
+    """The style of the conformance table, on the page that has this one."""
+    if 'class="table conformance versions"' in context.get("body", ""):
+        app.add_css_file("conformance.css")
+
+
 def setup(app):
-    """Add the directive; the style comes with the class that the conformance table has too."""
+    """Add the directive."""
     app.add_directive("defect-versions", Table)
+    app.connect("html-page-context", add_style)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
