@@ -148,6 +148,19 @@ def test_what_has_more_values_or_is_inference_is_not_warned_about():
         layers.BatchNorm(trainable=False)(batch_of((1, 3)), training=True)
 
 
+def test_a_mask_that_changes_no_statistic_is_said_once():
+    layer, x = layers.BatchNorm(name="norm"), batch_of((4, 5, 3))
+    mask = np.arange(20).reshape(4, 5) % 3 != 1
+    with pytest.warns(UserWarning, match="layer 'norm': a mask is passed on, and every") as caught:
+        for _ in range(2):
+            layer(x, training=True, mask=mask)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layers.MaskedBatchNorm()(x, training=True, mask=mask)
+        layers.BatchNorm()(x, mask=mask)
+
+
 # Frozen after the step was traced.
 
 

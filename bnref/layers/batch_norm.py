@@ -73,10 +73,11 @@ class BatchNorm(ChannelLayer):
     ``trainable = False`` normalizes by its population in training too, as in Keras. A batch of one
     value a channel has variance 0 and comes out as β, which is said once where the shapes are
     known; NaN and infinity in one example spoil their channel for the whole batch, and for the
-    population. A mask is passed on and changes no statistic: see `MaskedBatchNorm`. What
-    ``tf.recompute_grad`` and ``keras.RematScope`` compute a second time is remembered once; for
-    other passes that are not to be remembered see `bnref.population.unchanged`. Derivatives of any
-    order are right: see `bnref.functional.normalize`.
+    population. A mask is passed on and changes no statistic, which is said once: see
+    `MaskedBatchNorm`. What ``tf.recompute_grad`` and ``keras.RematScope`` compute a second time is
+    remembered once; for other passes that are not to be remembered see
+    `bnref.population.unchanged`. Derivatives of any order are right: see
+    `bnref.functional.normalize`.
 
     Examples
     --------
@@ -120,6 +121,8 @@ class BatchNorm(ChannelLayer):
         """
         if unknown := set(whose) - set(self.whose):
             raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}")
+        if training and mask is not None and "steps" not in self.whose:
+            self._say_once("a mask is passed on, and every step counts: see MaskedBatchNorm")
         used = self.training_moments if training and self.trainable else self.inference_moments
         moments = used(inputs, **whose)
         gamma = 1.0 if self.gamma is None else tf.convert_to_tensor(self.gamma)
