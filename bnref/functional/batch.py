@@ -30,10 +30,11 @@ class Moments(NamedTuple):
         How many values each channel's moments were taken from; 0 says that the row means nothing,
         and its mean and variance may then be NaN. None for population statistics.
     average : callable or None
-        Turns sums over the values that a row normalizes, shape (2, G, C), into averages over the
-        values whose moments these are: division by ``count`` for one replica, preceded by a sum
-        over replicas for several. None says that the moments do not depend on the inputs
-        (population statistics), and then no gradient flows through them.
+        Turns sums over the values that a row normalizes, shape (2, G, C) or (2, 1, C) of any one
+        row of equal parts, into averages over the values whose moments these are: division by
+        ``count`` for one replica, preceded by a sum over replicas for several. None says that the
+        moments do not depend on the inputs (population statistics), and then no gradient flows
+        through them.
     rows : Parts or Index
         Which row normalizes which example.
     correction : pair of tensors like ``mean``, or None
@@ -136,8 +137,8 @@ def moments_of_parts(x, groups):
     each = [_of_all(part) for part in rows.split(x)]
     means, variances = (tf.stack(values) for values in zip(*each, strict=True))
     size = x.shape[:-1].num_elements() or tf.size(x) / x.shape[-1]
-    count = tf.fill((groups, 1), tf.cast(size / groups, means.dtype))
-    return Moments(means, variances, count, lambda sums: sums / count, rows)
+    size = tf.cast(size / groups, means.dtype)
+    return Moments(means, variances, tf.fill((groups, 1), size), lambda sums: sums / size, rows)
 
 
 def _of_all(x):

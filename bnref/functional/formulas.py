@@ -83,19 +83,23 @@ def normalized_by_kernels(x, moments, gamma, beta, epsilon):
 
 
 def first_derivative_by_kernels(dy, x, moments, gamma, epsilon):
-    """As `first_derivative`: the kernel gives γ·dy/√(σ²+ε) and both sums, which A makes averages.
-
-    What A takes away, A(dy) + x̂·A(dy·x̂), is a line of x again: `normalized_by_kernels` draws it.
-    """
+    """As `first_derivative`, part by part, so that a part which fits the cache stays there."""
     pieces = zip(moments.rows.split(dy), _parts(x, moments, gamma), strict=True)
-    parts = [_kernel_of_derivative(each, *part, epsilon) for each, part in pieces]
+    parts = [_derivative_of_part(each, *part, moments.average, epsilon) for each, part in pieces]
     dx, dgamma, dbeta = zip(*parts, strict=True)
     dx = dx[0] if len(dx) == 1 else tf.concat(dx, 0)
-    dgamma, dbeta = tf.stack(dgamma), tf.stack(dbeta)
-    if moments.average is not None:
-        along_one, along_x = tf.unstack(moments.average(tf.stack([dbeta, dgamma])))
-        scale = gamma * tf.math.rsqrt(moments.variance + epsilon)
-        dx -= normalized_by_kernels(x, moments, scale * along_x, scale * along_one, epsilon)
+    return dx, tf.stack(dgamma), tf.stack(dbeta)
+
+
+def _derivative_of_part(dy, x, mean, variance, gamma, average, epsilon):
+    """The kernel gives γ·dy/√(σ²+ε) and both sums, which ``average`` turns into averages.
+
+    What is taken away, A(dy) + x̂·A(dy·x̂), is a line of x again: the kernel draws it.
+    """
+    dx, dgamma, dbeta = _kernel_of_derivative(dy, x, mean, variance, gamma, epsilon)
+    along_one, along_x = tf.unstack(average(tf.stack([dbeta, dgamma])[:, None])[:, 0])
+    scale = gamma * tf.math.rsqrt(variance + epsilon)
+    dx -= _kernel(x, mean, variance, scale * along_x, scale * along_one, epsilon)
     return dx, dgamma, dbeta
 
 
