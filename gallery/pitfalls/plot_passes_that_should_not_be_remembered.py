@@ -185,6 +185,9 @@ def accuracies(task, second):
     return np.array(rows)
 
 
+# %%
+# Each pair of arms has the same weights at the end.
+
 runs = {
     "pseudo-labels,\nremembered": accuracies(pseudo_labels, wrong),
     "pseudo-labels,\nunchanged": accuracies(pseudo_labels, right),

@@ -142,6 +142,9 @@ NORMS = {
     "bnref": bnref.BatchNorm,  # right
 }
 
+# %%
+# All weights are one tensor, the same for all norms.
+
 
 def tasks(norm, activation, seed):
     """The weights, and the number of each task as a function without arguments."""
@@ -166,6 +169,9 @@ def gradients(*arm):
     weights, values = tasks(*arm)
     return np.array([gradient(value, weights) for value in values]).reshape(len(values), -1)
 
+
+# %%
+# Each norm behind leaky ReLU, and Keras's behind two more activations.
 
 arms = {norm: (norm, tf.nn.leaky_relu) for norm in list(NORMS)[1:]}
 arms |= {f"keras, {each.__name__}": ("keras", each) for each in (tf.nn.tanh, tf.nn.softplus)}
