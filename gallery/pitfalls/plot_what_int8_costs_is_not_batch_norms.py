@@ -8,7 +8,7 @@ them. The converted model, in float, gives the same answers as the trained one. 
 with it on more than 95 % of the digits, with batch norm, with batch norm folded by hand and without
 any. What is lost there is lost by quantization.
 
-.. symptom:: the exported model predicts otherwise
+.. symptom:: the saved model predicts differently
    :cause: int8 rounds weights and activations; batch norm is a part of the convolution by then
    :check: convert once without ``optimizations``: does the float model agree with the trained one?
    :likelihood: often
