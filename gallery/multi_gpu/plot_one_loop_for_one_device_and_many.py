@@ -43,7 +43,7 @@ from bnref import datasets, devices, training, workers
 
 def learn(strategy, folder):
     data = datasets.load("mnist").take(train=2000, test=500)
-    keras.utils.set_random_seed(0)  # the same first weights everywhere
+    keras.utils.set_random_seed(1)  # the same first weights everywhere
     with strategy.scope():
         model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten()])
         for _ in range(2):
@@ -102,8 +102,12 @@ plt.show()
 # part divided by the *global* batch, and the optimizer adds the gradients up. Batch norm weighs the
 # parts by their counts. All evaluate by the population that is saved. With ``accumulate=k`` batch
 # norm sees k parts of the batch one by one, and the curve is another:
-# :doc:`/gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch`. For float16 set Keras's
-# policy ``mixed_float16``, and wrap the optimizer in ``LossScaleOptimizer``.
+# :doc:`/gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch`. Rounding differs, and
+# may carry a value over the corner of a ReLU: of eight starts tried, seven stayed within 0.00001,
+# and one came to be 0.002 apart.
+#
+# For float16 set Keras's policy ``mixed_float16``, and wrap the optimizer in
+# ``LossScaleOptimizer``.
 #
 # On several machines run the file on each, with the addresses of all and its own number. Under
 # Slurm, in a job with one task a node::
