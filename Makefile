@@ -13,6 +13,9 @@ EXTRAS := gallery,docs,test,lint,dist$(if $(GPU),$(comma)gpu)
 comma := ,
 INSTALLED := $(VENV)/.installed$(if $(GPU),-gpu)
 
+# Files of tests, two at a time: many of them wait for processes that they started.
+IN_PARALLEL := -n 2 --dist loadfile
+
 # The first interpreter that starts and is of a supported version, 3.11 to the one in the call: a name
 # on the path may be a stub. The oldest TensorFlow has nothing for 3.13.
 interpreter = $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -50,18 +53,18 @@ serve: ## show the built site on http://127.0.0.1:8000
 	$(PY) -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
 
 test: html ## run every test, those of the built site too
-	$(PY) -m pytest
+	$(PY) -m pytest $(IN_PARALLEL)
 
 $(OLDEST)/.installed: pyproject.toml $(OLDEST_VERSIONS) bnref/__init__.py
 	@test -n "$(OLDEST_PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set OLDEST_PYTHON=/path/to/it" >&2; exit 1; }
 	@echo "Installing the oldest versions into $(OLDEST), about 2 GB ..."
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/pip install --disable-pip-version-check -q --progress-bar on \
-		-c $(OLDEST_VERSIONS) -e '.[gallery]' hypothesis pytest
+		-c $(OLDEST_VERSIONS) -e '.[gallery]' hypothesis pytest pytest-xdist
 	@touch $@
 
 test-oldest: $(OLDEST)/.installed ## run the package's tests on the oldest versions that it is for
-	$(OLDEST)/bin/python -m pytest $(SITE_TESTS:%=--ignore=tests/test_%.py)
+	$(OLDEST)/bin/python -m pytest $(IN_PARALLEL) $(SITE_TESTS:%=--ignore=tests/test_%.py)
 
 lint: $(INSTALLED) ## check the style
 	$(VENV)/bin/ruff check .

@@ -60,7 +60,10 @@ def test_the_workers_of_one_machine_share_its_gpus(
     if seen:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     script = tmp_path / "prints.py"
-    script.write_text("import os; print('given', os.environ.get('CUDA_VISIBLE_DEVICES'))")
+    # In one piece: an unbuffered print is several, among which another worker's may come.
+    script.write_text(
+        "import os; os.write(1, f'given {os.environ.get(\"CUDA_VISIBLE_DEVICES\")}\\n'.encode())"
+    )
     starting.start(script, count, timeout=LIMIT)
     lines = sorted(line for line in capfd.readouterr().out.splitlines() if "given" in line)
     assert lines == sorted(f"given {part}" for part in parts)
