@@ -25,6 +25,10 @@ NOISE = re.compile(
     rb"|To enable the following instructions: |WARNING:tensorflow:[56] out of the last"
     rb"|WARNING:tensorflow:From .*tf_keras|Instructions for updating:|Colocations handled auto"
 )
+# Pages run two at a time, and each process's threads wait for work by spinning: where every process
+# has a thread a core, two of them take longer than one after the other.
+PARALLEL = 2
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 LAST = b"(end of the build's messages)\n"
 # What joblib says of a worker that was killed, or that TensorFlow took down with it.
 DIED = b"A worker process managed by the executor was unexpectedly terminated"
@@ -69,6 +73,9 @@ def prepare_environment(mode):
         [str(DOCS / "_ext"), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ["BNREF_DEVICE"] == "CPU":
+        for variable in THREADS:
+            os.environ.setdefault(variable, str(max(1, freshness.cores() // PARALLEL)))
     os.environ.pop("MPLBACKEND", None)  # the notebooks' kernel draws into the page
     # A kernel of the same name elsewhere on the machine must not run the pages.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
@@ -97,7 +104,7 @@ def run_sphinx(builder, doctrees, output):
     """Run Sphinx with every warning an error."""
     from sphinx.cmd.build import build_main
 
-    options = ["-b", builder, "-d", str(doctrees), "-W", "--keep-going", "-j", "2"]
+    options = ["-b", builder, "-d", str(doctrees), "-W", "--keep-going", "-j", str(PARALLEL)]
     return build_main([*options, str(DOCS), str(output)])
 
 

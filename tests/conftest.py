@@ -6,6 +6,12 @@ import subprocess
 # Before TensorFlow is imported: it greets on standard error, once a process.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# Tests run two files at a time, and threads wait for work by spinning: with a thread a core in each
+# process they would keep each other from it.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import keras
 import pytest

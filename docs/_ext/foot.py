@@ -68,12 +68,19 @@ def watch(gallery_conf, fname, when):
             raise RuntimeError(f"{fname} must leave the graph that it entered")
         log.removeHandler(_watch)
         facts = {
-            "devices": devices.describe(), "data": _watch.data, "scale": devices.scale(),
+            "devices": devices.describe() + threads(), "data": _watch.data,
+            "scale": devices.scale(),
             "versions": {name: version(name) for name in VERSIONS},
             "python": platform.python_version(), "seconds": time.perf_counter() - _watch.started,
         }  # fmt: skip
         FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / f"{Path(fname).stem}.json").write_text(json.dumps(facts, indent=1))
+
+
+def threads():
+    """How many threads a page's process may use, where the build says so."""
+    number = os.environ.get("TF_NUM_INTRAOP_THREADS")
+    return f", {number} thread{'s' if number != '1' else ''} a page" if number else ""
 
 
 def use_style():

@@ -38,6 +38,11 @@ def device_kind():
     return done.stdout.split()[-1]
 
 
+def cores():
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def scale():
     """``BNREF_SCALE``, or full on a GPU and quick elsewhere."""
     wanted = os.environ.get("BNREF_SCALE") or ("full" if device_kind() == "GPU" else "quick")
