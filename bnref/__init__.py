@@ -2,19 +2,14 @@
 
 from bnref import (
     _backend,  # noqa: F401  first: it refuses other backends of Keras
-    benchmark,
     conventions,
-    datasets,
     devices,
     folding,
     functional,
-    graph,
-    models,
     moving_average,
     population,
-    records,
+    tf1,
     training,
-    upstream,
     workers,
 )
 from bnref.layers import (
@@ -50,18 +45,13 @@ __all__ = [
     "ReplicaMeanBatchNorm",
     "SyncBatchNorm",
     "UntrackedBatchNorm",
-    "benchmark",
     "conventions",
-    "datasets",
     "devices",
     "folding",
     "functional",
-    "graph",
-    "models",
     "moving_average",
     "population",
-    "records",
+    "tf1",
     "training",
-    "upstream",
     "workers",
 ]

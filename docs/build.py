@@ -66,7 +66,7 @@ def prepare_environment(mode):
     print(f"Building the {os.environ['BNREF_SCALE']} site on {os.environ['BNREF_DEVICE']}s")
     if mode == "html" and not (DOCS / "gallery").exists():
         # A first build: fetch the data once, so that no page has to and no cache key changes.
-        subprocess.run([sys.executable, "-m", "bnref.datasets"], check=True)
+        subprocess.run([sys.executable, "-m", "bnref_gallery.datasets"], check=True)
     os.environ["BNREF_DOWNLOAD"] = "0"
     os.environ["BNREF_EXECUTE"] = "1" if mode == "html" else "0"
     os.environ["PYTHONPATH"] = os.pathsep.join(

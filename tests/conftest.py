@@ -57,7 +57,7 @@ def processes(monkeypatch):
 @pytest.fixture
 def graph():
     """Give the test TensorFlow 1's conditions, and a graph whose weights are always the same."""
-    from bnref.graph import tensorflow_1
+    from bnref.tf1 import tensorflow_1
 
     with tensorflow_1(seed=0) as graph:
         yield graph

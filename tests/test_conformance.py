@@ -11,14 +11,15 @@ import pytest
 import tensorflow as tf
 from layers_under_test import in_new_process
 
-from bnref import records
+from bnref_gallery import records
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "docs" / "_ext"), str(ROOT / "gallery" / "results")]
 
 import conformance as extension  # noqa: E402  (they lie in folders of the site and the gallery)
 import run_conformance  # noqa: E402
-from bnref.recorded.conformance import (  # noqa: E402
+
+from bnref_gallery.conformance import (  # noqa: E402
     BEHAVIOURS,
     IMPLEMENTATIONS,
     asking,
@@ -343,7 +344,7 @@ def test_the_second_derivative_of_the_formula_is_that_of_plain_operations():
 
 
 def test_an_error_is_told_in_one_line_and_not_taken_for_an_answer(monkeypatch):
-    from bnref.recorded import conformance
+    from bnref_gallery import conformance
 
     monkeypatch.setitem(conformance.IMPLEMENTATIONS, "numpy", made("refuses"))
     cell = conformance.measured("numpy", "gradient")

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 import conformance as extension  # noqa: E402  (it lies in the site's folder of extensions)
-from bnref.recorded.conformance import BEHAVIOURS, IMPLEMENTATIONS  # noqa: E402
+
+from bnref_gallery.conformance import BEHAVIOURS, IMPLEMENTATIONS  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Tests of bnref.datasets.
+"""Tests of bnref_gallery.datasets.
 
 No test reaches the network: downloads are forbidden, or the two functions that use it replaced.
 """
@@ -18,8 +18,8 @@ import keras
 import numpy as np
 import pytest
 
-from bnref.datasets import Dataset, available, files, load, loading
-from bnref.datasets.registry import REGISTRY
+from bnref_gallery.datasets import Dataset, available, files, load, loading
+from bnref_gallery.datasets.registry import REGISTRY
 
 
 def arrays(*, train=6, test=4, shape=(28, 28), seed=0):
@@ -214,7 +214,7 @@ def test_every_load_logs_its_data_set_also_when_cached(places, caplog):
     places.put_own("mnist", npz(**arrays()))
     real = load("mnist")
     assert first is second and real is not first
-    assert [record.name for record in caplog.records] == ["bnref.datasets"] * 3
+    assert [record.name for record in caplog.records] == ["bnref_gallery.datasets"] * 3
     assert [record.dataset for record in caplog.records] == [first, second, real]
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
     assert caplog.messages == [str(first), str(second), str(real)]
@@ -473,8 +473,8 @@ def test_the_line_of_a_data_set_has_name_source_sizes_licence_and_stand_in(numbe
 
 
 def test_the_module_prints_the_line_of_every_data_set(places, capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "bnref.datasets.__main__", raising=False)
-    runpy.run_module("bnref.datasets", run_name="__main__")
+    monkeypatch.delitem(sys.modules, "bnref_gallery.datasets.__main__", raising=False)
+    runpy.run_module("bnref_gallery.datasets", run_name="__main__")
     assert capsys.readouterr() == (f"{load('mnist')}\n{load('cifar10')}\n{load('speech')}\n", "")
 
 

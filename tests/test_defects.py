@@ -27,7 +27,9 @@ Home
    gallery/*/*
 """
 SEEN = '{"keras": "3.15.1", "tensorflow": "2.21.0"}'
-CALL = "from bnref import upstream\nif upstream.defect({!r}, 1 > 0, seen_on={}, fixed_in={!r}): 1\n"
+CALL = """from bnref_gallery import defects
+if defects.defect({!r}, 1 > 0, seen_on={}, fixed_in={!r}): 1
+"""
 
 
 def heading(title):
@@ -165,11 +167,11 @@ def test_what_does_not_fit_is_a_warning(site, change, warning):
     "call",
     [
         "defect(name, True, seen_on={'keras': '3.15.1'})",
-        "upstream.defect('a', True, seen_on=SEEN)",
-        "upstream.defect('a', True, seen_on=None)",
-        "upstream.defect('a', True)",
-        "upstream.defect('a', True, seen_on={'keras': '3.15.1'}, fixed_in=FIXED)",
-        "upstream.defect(shows=True, seen_on={'keras': '3.15.1'})",
+        "defects.defect('a', True, seen_on=SEEN)",
+        "defects.defect('a', True, seen_on=None)",
+        "defects.defect('a', True)",
+        "defects.defect('a', True, seen_on={'keras': '3.15.1'}, fixed_in=FIXED)",
+        "defects.defect(shows=True, seen_on={'keras': '3.15.1'})",
     ],
 )
 def test_a_call_that_cannot_be_read_names_page_and_line(tmp_path, call):

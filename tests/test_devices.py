@@ -11,11 +11,14 @@ import pytest
 import tensorflow as tf
 
 from bnref import devices
+from bnref_gallery import scale
+
+STARTED = "import tensorflow as tf\nfrom bnref import devices\nfrom bnref_gallery import scale\n"
 
 
 def in_new_process(code):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", "import tensorflow as tf\nfrom bnref import devices\n" + code]
+    command = [sys.executable, "-c", STARTED + code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")[:-1]
@@ -41,8 +44,8 @@ def gpus(monkeypatch):
 
 def test_replicas_configure_cpus_once_and_say_so_when_it_is_too_late():
     lines = in_new_process(
-        "print(devices.replicas(1), devices.describe())\n"
-        "print(devices.replicas(2), devices.describe())\n"
+        "print(devices.replicas(1), scale.describe())\n"
+        "print(devices.replicas(2), scale.describe())\n"
         "print(len(tf.config.list_logical_devices('CPU')))\n"
         "devices.configure(); devices.configure(cpus=3)\n"
         "print(devices.replicas(8)[-1])\n"
@@ -97,11 +100,11 @@ def test_kind_follows_the_visible_devices(gpus):
 
 
 def test_describe_names_the_gpus_before_the_processor(gpus, monkeypatch):
-    monkeypatch.setattr(devices, "_logical_cpus", lambda: 8)
-    monkeypatch.setattr(devices, "cores", lambda: 16)
+    monkeypatch.setattr(tf.config, "get_logical_device_configuration", lambda processor: [0] * 8)
+    monkeypatch.setattr(scale, "cores", lambda: 16)
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     gpus("H200", "T4", "H200", "")
-    assert devices.describe() == (
+    assert scale.describe() == (
         "2 x H200; T4; a GPU without a name; 8 logical CPU devices on 16 cores, riscv64"
     )
 
@@ -124,23 +127,23 @@ def test_the_scale_is_full_where_a_gpu_is_seen(gpus, monkeypatch, seen, expected
     if unset is not None:
         monkeypatch.setenv("BNREF_SCALE", unset)
     gpus(*seen)
-    assert devices.scale() == expected
+    assert scale.scale() == expected
 
 
 @pytest.mark.parametrize("seen, wanted", [((), "full"), (("one",), "quick")])
 def test_the_variable_decides_the_scale_against_the_device(gpus, monkeypatch, seen, wanted):
     monkeypatch.setenv("BNREF_SCALE", wanted)
     gpus(*seen)
-    assert devices.scale() == wanted
+    assert scale.scale() == wanted
 
 
 def test_an_unknown_scale_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("BNREF_SCALE", "Full")
     with pytest.raises(ValueError, match="^BNREF_SCALE is 'Full'; accepted are .quick. and .full."):
-        devices.scale()
+        scale.scale()
 
 
 @pytest.mark.parametrize("wanted, value", [("quick", 3), ("full", 10)])
 def test_a_value_is_chosen_by_the_scale(monkeypatch, wanted, value):
     monkeypatch.setenv("BNREF_SCALE", wanted)
-    assert devices.at_scale(quick=3, full=10) == value
+    assert scale.at_scale(quick=3, full=10) == value

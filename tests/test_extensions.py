@@ -25,15 +25,16 @@ def test_every_public_name_is_found_without_importing():
     names = coverage.public_names()
     assert names["bnref"] == bnref.__all__
     assert names["bnref.layers"] == bnref.layers.__all__
-    assert {"load", "available", "Dataset", "Frames", "Speech"} == set(names["bnref.datasets"])
+    of_datasets = {"load", "available", "Dataset", "Frames", "Speech"}
+    assert set(names["bnref_gallery.datasets"]) == of_datasets
 
 
 def test_the_fields_of_a_named_tuple_are_described_once():
     skipped = {
         name: signatures.skip(None, "class", name, member, False, None)
-        for name, member in vars(bnref.graph.Placement).items()
+        for name, member in vars(bnref.tf1.Placement).items()
     }
-    assert all(skipped[name] for name in bnref.graph.Placement._fields)
+    assert all(skipped[name] for name in bnref.tf1.Placement._fields)
     assert not skipped["__enter__"] and not skipped["__exit__"]
 
 
@@ -50,7 +51,8 @@ def test_a_public_name_without_a_description_is_reported(monkeypatch):
     monkeypatch.setattr(
         coverage, "public_names", lambda: {"bnref": ["Known", "Forgotten", "module"]}
     )
-    domain = SimpleNamespace(objects={"bnref.Known": None}, modules={"bnref.module": None})
+    described = {"bnref.Known": None, "bnref.Known.Forgotten": None}  # a method is no function
+    domain = SimpleNamespace(objects=described, modules={"bnref.module": None})
     told = []
     monkeypatch.setattr(coverage.logger, "warning", lambda text, *rest: told.append(text % rest))
     coverage.check(None, SimpleNamespace(get_domain=lambda name: domain))
@@ -121,7 +123,7 @@ def test_a_card_is_given_the_text_of_its_title():
 
 
 def test_the_foot_collects_the_data_that_a_page_loaded_once_each():
-    watch, log = foot._Watch(), logging.getLogger("bnref.datasets")
+    watch, log = foot._Watch(), logging.getLogger("bnref_gallery.datasets")
     log.addHandler(watch)
     try:
         for _ in range(2):

@@ -29,12 +29,14 @@ BUILT_FROM = [
 # It reads a recorded file, which must travel with the wheel.
 SCRIPT = ROOT / "gallery/questions/plot_noisy_validation_and_the_answers_rules.py"
 WITHOUT_IMAGES = """
-import importlib, pkgutil, bnref
-for each in pkgutil.walk_packages(bnref.__path__, "bnref."):
-    if not each.name.startswith("bnref.recorded"):  # scripts, with extras of their own
-        importlib.import_module(each.name)
+import importlib, pkgutil, bnref, bnref_gallery
+from bnref_gallery import datasets
+for each in (bnref, bnref_gallery):
+    for module in pkgutil.walk_packages(each.__path__, f"{each.__name__}."):
+        if not module.name.startswith("bnref_gallery.conformance"):  # with extras of its own
+            importlib.import_module(module.name)
 try:
-    bnref.datasets.load("mnist")
+    datasets.load("mnist")
 except ModuleNotFoundError as error:
     print(error)
 """
@@ -133,11 +135,14 @@ def test_wheel_and_source_archive_have_the_package_and_nothing_odd(archives):
     source, wheel = archives
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bnref").rglob("*.py")}
-    recorded = {f"bnref/recorded/{path.name}" for path in ROOT.glob("gallery/results/*.csv")}
-    scripts = {each for each in names if re.match(r"bnref/recorded/.*\.py$", each)}
+    wanted = {
+        path.relative_to(home).as_posix()
+        for home, package in ((ROOT, "bnref"), (ROOT / "gallery", "bnref_gallery"))
+        for kind in ("*.py", "*.csv")
+        for path in (home / package).rglob(kind)
+    }
     about = {each for each in names if ".dist-info/" in each}
-    assert names - scripts - about == {*modules, *recorded, "bnref/py.typed"}
+    assert names - about == {*wanted, "bnref/py.typed"}
     with tarfile.open(source) as file:
         inside = {Path(name).parts[1] for name in file.getnames() if "/" in name}
     # setuptools adds the tests by itself.

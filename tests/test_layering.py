@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import types
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import bnref
+import bnref_gallery
 
 PACKAGE = Path(bnref.__file__).parent
 GALLERY = PACKAGE.parent / "gallery"
+PROPS = Path(bnref_gallery.__file__).parent
 CORE = {"functional", "population"}
 
 # What each module may import of the package. Imports run one way, training → workers, devices and
@@ -58,11 +61,9 @@ MAY_IMPORT = {
     "training.sharing": set(),
     "training.step": {"training.sharing"},
     "training.strategy": {"devices", "training.sharing", "workers"},
-    "upstream": set(),
     "workers.__main__": {"workers"},
     "workers.meeting": set(),
     "workers.starting": set(),
-    "benchmark": set(),
     "conventions.checking": set(),
     "conventions.converting": {"conventions.checking", "conventions.frameworks"},
     "conventions.frameworks": set(),
@@ -71,24 +72,30 @@ MAY_IMPORT = {
         "conventions.converting",
         "conventions.frameworks",
     },
-    "datasets": set(),  # nor itself by its full name: the site loads the folder alone
     "devices": set(),
     "folding": {"layers", "population"},
-    "graph.conditions": set(),
-    "graph.network": {"graph.towers"},
-    "graph.placement": {"graph.servers"},
-    "graph.posted": {"graph.variables"},
-    "graph.serve": set(),
-    "graph.servers": {"graph.serve"},
-    "graph.towers": set(),
-    "graph.variables": set(),
-    "models": set(),
     "moving_average": set(),
-    "records.cells": set(),
-    "records.provenance": {"devices"},
-    "records.reading": {"records.cells", "records.table"},
-    "records.record": {"records.cells", "records.provenance", "records.table"},
-    "records.table": set(),
+    "tf1.conditions": set(),
+    "tf1.network": {"tf1.towers"},
+    "tf1.placement": {"tf1.servers"},
+    "tf1.posted": {"tf1.variables"},
+    "tf1.serve": set(),
+    "tf1.servers": {"tf1.serve"},
+    "tf1.towers": set(),
+    "tf1.variables": set(),
+}
+# What the props import of the project: of the library its public names, of each other what is
+# listed. A new one is given its place here.
+PROPS_MAY_IMPORT = {
+    "conformance": {"bnref", "conformance"},
+    "datasets": set(),  # nor itself by its full name: the site loads the folder alone
+    "defects": set(),
+    "models": set(),
+    "records": {"records", "scale"},
+    "scale": {"bnref"},
+    "timing": set(),
+    "upstream_reports": {"upstream_rules"},
+    "upstream_rules": set(),
 }
 # Slow to import, or of use to the site alone.
 FOREIGN = ["IPython", "matplotlib", "mlxtend", "pandas", "sklearn", "sphinx", "tf_keras"]
@@ -125,6 +132,24 @@ def is_module(name):
         return False
 
 
+def modules_of(package):
+    """The names of a package and of its modules; those of the sweeps need what is not installed."""
+    yield package.__name__
+    for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not re.match(r"bnref_gallery\.(conformance|upstream)", each.name):
+            yield each.name
+
+
+def forbidden_among_props(name, source):
+    """What the prop of this name imports of the project and may not."""
+    room = name.split(".")[0]
+    assert room in PROPS_MAY_IMPORT, f"bnref_gallery.{room} is new: give it its place"
+    names = [each.split(".") for each in imported(source)]
+    rooms = {each[1] for each in names if each[0] == "bnref_gallery"}
+    rooms |= {"bnref" for each in names if each[0] == "bnref"}
+    return rooms - PROPS_MAY_IMPORT[room]
+
+
 def forbidden_imports(name, source):
     """What the module of this name imports of the package and may not."""
     if name.startswith("layers.") and name not in MAY_IMPORT:
@@ -155,9 +180,9 @@ def test_imports_within_the_package_run_one_way(path):
         ("layers.a", "from bnref.layers.b import B", {"layers.b"}),
         ("layers.a", "from bnref.layers import BatchNorm", {"layers"}),
         ("layers.batch_norm", "from bnref import training", {"training"}),
-        ("models", "import bnref", {""}),
-        ("records.provenance", "from bnref import devices, datasets", {"datasets"}),
-        ("datasets.files", "from bnref.datasets import dataset", {"datasets.dataset"}),
+        ("devices", "import bnref", {""}),
+        ("training.strategy", "from bnref import devices, folding", {"folding"}),
+        ("tf1.towers", "from bnref.tf1 import network", {"tf1.network"}),
     ],
 )
 def test_an_import_the_wrong_way_is_found(name, source, found, monkeypatch):
@@ -168,19 +193,39 @@ def test_an_import_the_wrong_way_is_found(name, source, found, monkeypatch):
     assert forbidden_imports(name, source) == found
 
 
-@pytest.mark.parametrize("path", sources(PACKAGE), ids=module_name)
+@pytest.mark.parametrize(
+    "path", [each for each in sources(PROPS) if each != PROPS / "__init__.py"], ids=str
+)
+def test_props_import_the_library_and_what_is_listed(path):
+    name = ".".join(path.relative_to(PROPS).with_suffix("").parts)
+    assert forbidden_among_props(name, path.read_text("utf-8")) == set()
+
+
+@pytest.mark.parametrize(
+    "name, source, found",
+    [
+        ("models", "import bnref", {"bnref"}),
+        ("records.provenance", "from bnref_gallery import scale, datasets", {"datasets"}),
+        ("datasets.files", "from bnref_gallery.datasets import dataset", {"datasets"}),
+        ("scale", "from bnref import devices", set()),
+    ],
+)
+def test_an_import_among_the_props_that_is_not_listed_is_found(name, source, found):
+    assert forbidden_among_props(name, source) == found
+
+
+@pytest.mark.parametrize("path", [*sources(PACKAGE), *sources(PROPS)], ids=str)
 def test_imports_are_absolute_but_in_the_folder_that_the_site_loads_alone(path):
     tree = ast.parse(path.read_text("utf-8"))
     levels = {node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    alone = path.parent == PACKAGE / "datasets"
+    alone = path.parent == PROPS / "datasets"
     assert levels <= ({0, 1} if alone else {0}), "absolute imports can be read"
-    assert not alone or set(imported_modules(path.read_text("utf-8"))) == set()
 
 
 @pytest.mark.parametrize("path", sources(PACKAGE), ids=module_name)
 def test_no_module_imports_what_only_the_site_needs(path):
-    names = set(imported(path.read_text("utf-8")))
-    assert not [each for each in names for other in FOREIGN if f"{each}.".startswith(f"{other}.")]
+    names, unwanted = set(imported(path.read_text("utf-8"))), [*FOREIGN, "bnref_gallery"]
+    assert not [each for each in names for other in unwanted if f"{each}.".startswith(f"{other}.")]
 
 
 def test_every_module_can_be_imported_where_what_only_the_site_needs_is_missing():
@@ -204,7 +249,7 @@ assert [each for each in {FOREIGN!r} if sys.modules[each] is not None] == []
 
 @pytest.mark.parametrize(
     "name",
-    ["bnref", *(each.name for each in pkgutil.walk_packages(bnref.__path__, "bnref."))],
+    [name for package in (bnref, bnref_gallery) for name in modules_of(package)],
 )
 def test_every_module_lists_its_public_names_and_has_them(name):
     module = importlib.import_module(name)
@@ -236,8 +281,8 @@ def is_public(dotted):
     return True
 
 
-def private_names(source):
-    """The names of the package that a script uses and that are not public."""
+def private_names(source, packages=("bnref", "bnref_gallery")):
+    """The names of the packages that a script uses and that are not public."""
     tree, known = ast.parse(source), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -247,8 +292,8 @@ def private_names(source):
         elif isinstance(node, ast.ImportFrom):
             for each in node.names:
                 known[each.asname or each.name] = f"{node.module}.{each.name}"
-    known = {name: dotted for name, dotted in known.items() if dotted.split(".")[0] == "bnref"}
-    used = {*known.values(), *(each for each in imported(source) if each.startswith("bnref."))}
+    known = {name: dotted for name, dotted in known.items() if dotted.split(".")[0] in packages}
+    used = {*known.values(), *(each for each in imported(source) if each.split(".")[0] in packages)}
     for node in ast.walk(tree):
         names = []
         while isinstance(node, ast.Attribute):
@@ -260,7 +305,10 @@ def private_names(source):
 
 
 def test_gallery_scripts_use_public_names_only():
-    found = {str(each): private_names(each.read_text("utf-8")) for each in sources(GALLERY)}
+    found = {}
+    for path in sources(GALLERY):
+        packages = ["bnref"] if path.is_relative_to(PROPS) else ["bnref", "bnref_gallery"]
+        found[str(path)] = private_names(path.read_text("utf-8"), packages)
     assert {path: names for path, names in found.items() if names} == {}
 
 

@@ -1,11 +1,11 @@
-"""Tests of bnref.models: shapes, and where normalization stands."""
+"""Tests of bnref_gallery.models: shapes, and where normalization stands."""
 
 import keras
 import numpy as np
 import pytest
 
 from bnref import BatchNorm
-from bnref.models import perceptron, three_convolutions, two_convolutions
+from bnref_gallery.models import perceptron, three_convolutions, two_convolutions
 
 
 def kinds(model):

@@ -1,4 +1,4 @@
-"""Tests of bnref.records."""
+"""Tests of bnref_gallery.records."""
 
 import os
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bnref import devices, records
-from bnref.records import Record, provenance_line, read
+from bnref_gallery import records, scale
+from bnref_gallery.records import Record, provenance_line, read
 
-RECORDED = Path(__file__).resolve().parents[1] / "gallery" / "results"
+RECORDED = Path(__file__).resolve().parents[1] / "gallery" / "bnref_gallery" / "recorded"
 KEY, COLUMNS = ("norm", "seed"), ("norm", "seed", "step", "loss")
 
 
@@ -227,7 +227,7 @@ def test_an_empty_file_is_refused_by_name(path, text, message):
 
 
 def test_the_head_says_how_the_file_was_made(script, path, monkeypatch):
-    monkeypatch.setattr(devices, "describe", lambda: "an abacus: 13 rods")
+    monkeypatch.setattr(scale, "describe", lambda: "an abacus: 13 rods")
     record = Record(path, key=KEY, columns=COLUMNS, provenance={"data": "10\nimages", "git": 1})
     record.add(rows_of("batch", 0))
     head, _ = read(path)
@@ -237,7 +237,7 @@ def test_the_head_says_how_the_file_was_made(script, path, monkeypatch):
     assert head["data"] == "10 images" and head["git"] == "1"
     assert head["numpy"] == np.__version__
     assert head["python"] == sys.version.split()[0]
-    assert int(head["cores"]) == devices.cores()
+    assert int(head["cores"]) == scale.cores()
     assert len(head["date"]) == len("2026-11-21T12:00:00Z") and head["date"].endswith("Z")
 
 
@@ -352,3 +352,10 @@ def test_an_unknown_sweep_is_refused_by_name_and_those_there_are_listed(name):
         records.recorded(name)
     assert str(caught.value) == f"name must be one of {names}; received {name!r}"
     assert "with_and_without.csv" in names
+
+
+def test_a_sweep_is_recorded_where_those_that_travel_with_the_package_lie():
+    assert records.to_record("with_and_without.csv") == records.recorded("with_and_without.csv")
+    for name in ("elsewhere/sweep.csv", "sweep.txt", "sweep"):
+        with pytest.raises(ValueError, match="name must be a file name that ends with .csv"):
+            records.to_record(name)

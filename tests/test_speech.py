@@ -6,10 +6,10 @@ import io
 import numpy as np
 import pytest
 
-from bnref.datasets import Speech, available, load
-from bnref.datasets.parsing import recordings
-from bnref.datasets.registry import REGISTRY
-from bnref.datasets.speech import log_power
+from bnref_gallery.datasets import Speech, available, load
+from bnref_gallery.datasets.parsing import recordings
+from bnref_gallery.datasets.registry import REGISTRY
+from bnref_gallery.datasets.speech import log_power
 
 ABOUT = {"name": "speech", "source": "a test", "licence": "none", "citation": "none"}
 RANDOM = np.random.default_rng(5)

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from bnref import BatchNorm
-from bnref.models import perceptron, two_convolutions
 from bnref.training import compiled_step, evaluate, shuffled_batches, train
+from bnref_gallery.models import perceptron, two_convolutions
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 import defects  # noqa: E402  (it lies in the site's folder of extensions)
-from bnref.recorded.upstream_reports import (  # noqa: E402
+
+from bnref_gallery.upstream_reports import (  # noqa: E402
     LIMIT,
     block,
     for_tf_keras,

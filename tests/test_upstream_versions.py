@@ -18,8 +18,9 @@ sys.path[:0] = [str(ROOT / "docs" / "_ext"), str(ROOT / "gallery" / "results")]
 
 import run_upstream_versions as sweep  # noqa: E402  (they lie in folders of their own)
 import versions as extension  # noqa: E402
-from bnref.recorded import upstream_reports as reports  # noqa: E402
-from bnref.recorded import upstream_rules as rules  # noqa: E402
+
+from bnref_gallery import upstream_reports as reports  # noqa: E402
+from bnref_gallery import upstream_rules as rules  # noqa: E402
 
 REPORTS = reports.paths()
 each_report = pytest.mark.parametrize("name", REPORTS)

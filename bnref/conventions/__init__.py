@@ -3,8 +3,8 @@
 `CONVENTIONS` says what each framework's numbers mean; `convert_momentum` and `convert_variance`
 turn one into the other's, and `port` a whole layer. Nothing of the other frameworks is imported.
 
-Measured on Keras, tf_keras, torch and flax (``gallery/results/conventions.csv``, which names the
-versions); read in the sources of Lasagne, Caffe (``batch_norm_layer.cpp``) and MXNet 1
+Measured on Keras, tf_keras, torch and flax (``conventions.csv`` among the recorded results, which
+names the versions); read in the sources of Lasagne, Caffe (``batch_norm_layer.cpp``) and MXNet 1
 (``batch_norm.cc``, its CPU version).
 """
 

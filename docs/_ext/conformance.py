@@ -19,8 +19,8 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORD = ROOT / "gallery" / "results" / "conformance.csv"
-PROGRAMS = ROOT / "gallery" / "results" / "conformance"
+RECORD = ROOT / "gallery" / "bnref_gallery" / "recorded" / "conformance.csv"
+PROGRAMS = ROOT / "gallery" / "bnref_gallery" / "conformance"
 # A sign for each verdict, so that its colour is not needed to tell it.
 VERDICTS = {
     "as the formula": ("agrees", "✓"),
@@ -32,9 +32,8 @@ VERDICTS = {
 
 def cells(path=None):
     """The provenance, and the cells by (implementation, behaviour): all of them, and judged."""
-    from bnref.recorded.conformance import BEHAVIOURS, IMPLEMENTATIONS
-
-    from bnref import records
+    from bnref_gallery import records
+    from bnref_gallery.conformance import BEHAVIOURS, IMPLEMENTATIONS
 
     path = path or RECORD
     provenance, columns = records.read(path)
@@ -150,7 +149,7 @@ class Table(SphinxDirective):
 
     def run(self):
         """Depend on the record."""
-        from bnref import records
+        from bnref_gallery import records
 
         note_sources(self.env)
         provenance, found = cells()
@@ -173,7 +172,7 @@ class Behaviour(SphinxDirective):
 
     def run(self):
         """Take the words from the docstring of the probe."""
-        from bnref.recorded.conformance import BEHAVIOURS, IMPLEMENTATIONS
+        from bnref_gallery.conformance import BEHAVIOURS, IMPLEMENTATIONS
 
         note_sources(self.env)
         name, (_, found) = self.arguments[0], cells()
@@ -220,7 +219,7 @@ class Programs(SphinxDirective):
 
     def run(self):
         """The files of the implementations, then what they share."""
-        from bnref.recorded.conformance import IMPLEMENTATIONS
+        from bnref_gallery.conformance import IMPLEMENTATIONS
 
         note_sources(self.env)
         users = {}

@@ -1,4 +1,4 @@
-"""Defects of the frameworks: what pages assert with `bnref.upstream.defect`, read from the source.
+"""Defects of the frameworks: what pages assert with `defects.defect`, read from their sources.
 
 Under the title of such a page, and of the report that the call names, stands on which versions the
 defect was seen and since which it is gone, so that the call's `fixed_in` is the one thing to

@@ -50,8 +50,9 @@ def watch(gallery_conf, fname, when):
     import keras
 
     from bnref import devices
+    from bnref_gallery import scale
 
-    log = logging.getLogger("bnref.datasets")
+    log = logging.getLogger("bnref_gallery.datasets")
     if when == "before":
         devices.configure()
         keras.backend.clear_session()
@@ -68,8 +69,7 @@ def watch(gallery_conf, fname, when):
             raise RuntimeError(f"{fname} must leave the graph that it entered")
         log.removeHandler(_watch)
         facts = {
-            "devices": devices.describe() + threads(), "data": _watch.data,
-            "scale": devices.scale(),
+            "devices": scale.describe() + threads(), "data": _watch.data, "scale": scale.scale(),
             "versions": {name: version(name) for name in VERSIONS},
             "python": platform.python_version(), "seconds": time.perf_counter() - _watch.started,
         }  # fmt: skip

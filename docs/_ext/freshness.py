@@ -1,7 +1,8 @@
 """Decide which pages must run: a key over all that can change what a page shows.
 
-A gallery page runs again when its script, a recorded result it reads, the package's sources, the
-pinned versions, Python, the scale, the kind of device or the data it would be built with change.
+A gallery page runs again when its script, a recorded result it reads, a module that it imports or
+that those import, the pinned versions, Python, the scale, the kind of device or the data it would
+be built with change.
 sphinx-gallery itself looks at the script alone; where the key beside its generated page differs,
 the mark that calls the page finished is removed.
 """
@@ -16,10 +17,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from imports import files_behind, packages
+
 ROOT = Path(__file__).resolve().parents[2]
 SCALES = ("quick", "full")
 KINDS = ("CPU", "GPU")
 KEPT_NOTEBOOK_CACHES = 4
+# A cell of a MyST page: its options, as lines or between dashes, and its code.
+CELL = re.compile(r"^```\{code-cell\}.*\n(?:---\n(?:.*\n)*?---\n|(?::.*\n)*)((?:.*\n)*?)```$", re.M)
 
 
 def device_kind():
@@ -53,23 +58,40 @@ def scale():
 
 def environment_key(root=ROOT):
     """Digest of everything that all pages share."""
-    digest = hashlib.sha256()
-    for path in [*sorted((root / "bnref").rglob("*.py")), root / ".ci" / "constraints.txt"]:
-        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    digest = hashlib.sha256((root / ".ci" / "constraints.txt").read_bytes())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest.update("\0".join([python, scale(), device_kind(), *data_sources(root)]).encode())
     return digest.hexdigest()
 
 
+def digest_of_files(paths, root):
+    """Digest of the names and contents of the project's files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def notebooks_key(root=ROOT):
+    """Digest of what all executed MyST pages share, and of what any of them imports."""
+    cells = "\n".join(
+        cell
+        for page in sorted((root / "docs").rglob("*.md"))
+        if "_build" not in page.parts
+        for cell in CELL.findall(page.read_text("utf-8"))
+    )
+    return environment_key(root) + digest_of_files(files_behind(cells, root), root)
+
+
 def data_sources(root=ROOT):
     """For each data set, where it would be read from now."""
-    with loaded_alone(root / "bnref" / "datasets") as datasets:
+    with loaded_alone(packages(root)["bnref_gallery"] / "datasets") as datasets:
         return [f"{name}={datasets.available(name)}" for name in datasets.registry.REGISTRY]
 
 
 @contextlib.contextmanager
 def loaded_alone(folder):
-    """A package without the one around it: bnref would import TensorFlow, four seconds more."""
+    """A package without the one around it: that of this folder, whichever is installed."""
     spec = importlib.util.spec_from_file_location(
         f"_{folder.name}", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
@@ -84,11 +106,12 @@ def loaded_alone(folder):
 
 
 def page_key(script, shared, root=ROOT):
-    """Digest of one gallery page: its script, the results it names, and what all pages share."""
-    text = script.read_bytes()
-    digest = hashlib.sha256(shared.encode() + text)
-    for name in sorted(set(re.findall(rb"[\w-]+\.csv", text))):
-        path = root / "gallery" / "results" / name.decode()
+    """Digest of a gallery page: its script, what it imports and reads, and what all pages share."""
+    text = script.read_text("utf-8")
+    behind = digest_of_files(files_behind(text, root), root)
+    digest = hashlib.sha256(f"{shared}{behind}{text}".encode())
+    for name in sorted(set(re.findall(r"[\w-]+\.csv", text))):
+        path = packages(root)["bnref_gallery"] / "recorded" / name
         digest.update(path.read_bytes() if path.exists() else b"missing")
     return digest.hexdigest()
 
@@ -122,7 +145,7 @@ def remove_pages_without_script(source, target):
 def use_notebook_cache(app, config):
     """Give the executed MyST pages a cache for this environment; keep the latest few."""
     folder = ROOT / ".cache" / "notebooks"
-    cache = folder / environment_key()[:16]
+    cache = folder / hashlib.sha256(notebooks_key().encode()).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
     os.utime(cache)
     config.nb_execution_cache_path = str(cache)

@@ -38,16 +38,16 @@ def layer_rows():
 
 def function_rows():
     """One row a function that stands for a variant without a layer of its own."""
-    from bnref import folding, graph, population
+    from bnref import folding, population, tf1
 
-    for function in (population.recompute, folding.fold, *graph.METHODS.values()):
+    for function in (population.recompute, folding.fold, *tf1.METHODS.values()):
         first, *_ = inspect.getdoc(function).splitlines()
         numbers = re.findall(r"[Qq]uestion (\d)", function.__doc__)
         name = f":py:func:`~{function.__module__}.{function.__name__}`"
         name = name.replace(".posted", "")
         place = where(function)
-        if function in graph.METHODS.values():  # one page has all four, by their numbers
-            place[-1] = page("graph.METHODS")
+        if function in tf1.METHODS.values():  # one page has all four, by their numbers
+            place[-1] = page("tf1.METHODS")
         yield [name, first, ", ".join(dict.fromkeys(numbers)) or "—", *place]
 
 

@@ -13,7 +13,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORD = ROOT / "gallery" / "results" / "upstream_versions.csv"
+RECORD = ROOT / "gallery" / "bnref_gallery" / "recorded" / "upstream_versions.csv"
 NAMES = {"keras": "Keras", "tf_keras": "tf_keras", "tensorflow": "TensorFlow"}
 SHOWS, GONE, ELSE, FAILS = "shows it", "does not", "prints something else", "does not run"
 # A class and a sign for each result, and what the line of a report says before the versions.
@@ -27,7 +27,7 @@ RESULTS = {
 
 def rows(path=None):
     """The provenance, and the rows of the record as dicts, in its order."""
-    from bnref import records
+    from bnref_gallery import records
 
     path = path or RECORD
     provenance, columns = records.read(path)
@@ -111,7 +111,7 @@ class Table(SphinxDirective):
 
     def run(self):
         """Depend on the record."""
-        from bnref import records
+        from bnref_gallery import records
 
         self.env.note_dependency(str(RECORD))
         provenance, found = rows()

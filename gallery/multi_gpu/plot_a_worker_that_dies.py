@@ -30,7 +30,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, training, workers
+from bnref import training, workers
+from bnref_gallery import datasets
 
 # %%
 # A run with a checkpoint every 20 steps. The population statistics are part of it, the optimizer's

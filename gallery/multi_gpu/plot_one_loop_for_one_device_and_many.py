@@ -34,7 +34,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, training, workers
+from bnref import devices, training, workers
+from bnref_gallery import datasets
 
 # %%
 # What to replace: the data, the model and the optimizer, both made in the scope of the strategy.

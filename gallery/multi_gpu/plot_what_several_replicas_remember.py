@@ -25,7 +25,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, training
+from bnref import devices, training
+from bnref_gallery import datasets, scale
 
 devices.configure()
 strategy = training.strategy(2)
@@ -80,7 +81,7 @@ def learned(norm, seed):
 
 scores = {name: [] for name in POLICIES}
 for name, norm in POLICIES.items():
-    for seed in range(devices.at_scale(quick=3, full=10)):
+    for seed in range(scale.at_scale(quick=3, full=10)):
         model = learned(norm, seed)
         tested = training.evaluate(model, x_test, y_test)  # right: by the population that is saved
         with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bnref import records
+from bnref_gallery import records
 
 provenance, record = records.read(records.recorded("peak_memory.csv"))
 names = list(dict.fromkeys(record["layer"]))

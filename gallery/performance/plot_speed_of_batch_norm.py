@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import benchmark
+from bnref_gallery import timing
 
 SHAPES = [(64, 32, 32, 64), (4096, 512)]
 
@@ -94,7 +94,7 @@ for ax, shape in zip(axes, SHAPES, strict=True):
         for ours, theirs in zip(result, reference, strict=True):
             error = np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs))
             disagreement = max(disagreement, float(error))
-    medians = benchmark.interleaved_medians(steps, x, dy)
+    medians = timing.interleaved_medians(steps, x, dy)
     print(f"\nfloat32 {shape}: milliseconds, and the ratio to Keras")
     ratios = {name: seconds / medians[next(iter(steps))] for name, seconds in medians.items()}
     for name, seconds in medians.items():
@@ -143,7 +143,7 @@ for layer in (keras.layers.BatchNormalization(epsilon=EPSILON), bnref.BatchNorm(
     orders[f"{name}, second"] = second_step(call, layer.gamma.value, layer.beta.value)
 gamma, beta = tf.ones(shape[-1]), tf.zeros(shape[-1])
 orders["the formula, second"] = second_step(as_the_formula, gamma, beta)
-medians = benchmark.interleaved_medians(orders, x, dy)
+medians = timing.interleaved_medians(orders, x, dy)
 print(f"float32 {shape}: milliseconds, and the ratio to Keras's first derivative")
 for name, seconds in medians.items():
     print(f"  {name:20} {1e3 * seconds:6.2f}   {seconds / medians['Keras, first']:.2f}")

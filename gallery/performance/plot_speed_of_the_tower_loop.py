@@ -2,8 +2,8 @@
 What does the tower loop cost over TensorFlow 1 written by hand?
 ================================================================
 
-Nothing that can be told from the noise: :func:`bnref.graph.on_towers` and
-:func:`bnref.graph.training_step` build the graph that one would write by hand, and are gone when it
+Nothing that can be told from the noise: :func:`bnref.tf1.on_towers` and
+:func:`bnref.tf1.training_step` build the graph that one would write by hand, and are gone when it
 runs. The aim is a step of at most **1.3 times** the time of the hand-written one; what it took in
 this build stands below the figure, in shared memory and between servers, for one tower and two.
 
@@ -21,10 +21,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from bnref import benchmark, graph
+from bnref import tf1
+from bnref_gallery import timing
 
-tf1 = tf.compat.v1
-network = partial(graph.convolutions, norm=graph.collected_updates_norm, filters=(8, 16, 16, 16))
+v1 = tf.compat.v1
+network = partial(tf1.convolutions, norm=tf1.collected_updates_norm, filters=(8, 16, 16, 16))
 
 
 def with_bnref(x, y, place):
@@ -36,21 +37,21 @@ def with_bnref(x, y, place):
         )
         return tf.reduce_mean(losses)
 
-    losses = graph.on_towers(tower, x, y, placement=place)
-    optimizer = tf1.train.GradientDescentOptimizer(0.05)
-    return graph.training_step(losses, optimizer=optimizer, placement=place), losses
+    losses = tf1.on_towers(tower, x, y, placement=place)
+    optimizer = v1.train.GradientDescentOptimizer(0.05)
+    return tf1.training_step(losses, optimizer=optimizer, placement=place), losses
 
 
 def by_hand(x, y, place):
     """The same, as the tutorial of TensorFlow 1 writes it."""
-    optimizer = tf1.train.GradientDescentOptimizer(0.05)
+    optimizer = v1.train.GradientDescentOptimizer(0.05)
     gradients, losses = [], []
     xs, ys = tf.split(x, len(place.towers)), tf.split(y, len(place.towers))
     for number, device in enumerate(place.towers):
-        where = tf1.train.replica_device_setter(
+        where = v1.train.replica_device_setter(
             worker_device=device, ps_device=place.variables, ps_tasks=1
         )
-        with tf1.device(where), tf1.variable_scope("", reuse=number > 0):
+        with v1.device(where), v1.variable_scope("", reuse=number > 0):
             logits = network(xs[number], tf.constant(True))
             each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ys[number], logits=logits)
             losses.append(tf.reduce_mean(each))
@@ -61,7 +62,7 @@ def by_hand(x, y, place):
             mean = tf.reduce_mean(tf.stack([gradient for gradient, _ in each]), 0)
             pairs.append((mean, each[0][1]))
         apply = optimizer.apply_gradients(pairs)
-        return tf.group(apply, *tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)), losses
+        return tf.group(apply, *v1.get_collection(v1.GraphKeys.UPDATE_OPS)), losses
 
 
 random = np.random.default_rng(0)
@@ -72,15 +73,15 @@ labels = random.integers(0, 10, 128)
 def opened(build, placement, stack):
     """A function that takes a step in a session of its own and returns the towers' losses."""
     place = stack.enter_context(placement)
-    stack.enter_context(graph.tensorflow_1(seed=0))  # left after the session that is in it
-    x, y = tf1.placeholder(tf.float32, images.shape), tf1.placeholder(tf.int32, labels.shape)
+    stack.enter_context(tf1.tensorflow_1(seed=0))  # left after the session that is in it
+    x, y = v1.placeholder(tf.float32, images.shape), v1.placeholder(tf.int32, labels.shape)
     fetches = build(x, y, place)
-    session = stack.enter_context(graph.session(place))
-    session.run(tf1.global_variables_initializer())
+    session = stack.enter_context(tf1.session(place))
+    session.run(v1.global_variables_initializer())
     return lambda: session.run(fetches, {x: images, y: labels})[1]
 
 
-PLACES = {"shared memory": graph.shared_memory, "separate memory": graph.separate_memory}
+PLACES = {"shared memory": tf1.shared_memory, "separate memory": tf1.separate_memory}
 ratios, difference = {}, 0.0
 for name, placement in PLACES.items():
     for towers in (1, 2):
@@ -92,7 +93,7 @@ for name, placement in PLACES.items():
             for _ in range(3):
                 losses = np.array([step() for step in steps.values()])
                 difference = max(difference, np.abs(losses[0] - losses[1]).max())
-            medians = benchmark.interleaved_medians(steps, rounds=21)
+            medians = timing.interleaved_medians(steps, rounds=21)
         which = f"{towers} tower{'s' if towers > 1 else ''}, {name}"
         ratios[which] = medians["with_bnref"] / medians["by_hand"]
         milliseconds = {step: round(1e3 * seconds, 1) for step, seconds in medians.items()}

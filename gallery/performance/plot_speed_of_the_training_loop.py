@@ -25,7 +25,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, training
+from bnref import devices, training
+from bnref_gallery import datasets, scale
 
 BATCH, STEPS = 128, 20
 
@@ -86,7 +87,7 @@ def fit_and_loop(norm, data, rounds):
 if sys.argv[1:] == ["measure"]:
     devices.configure()
     data = datasets.load("cifar10").take(train=1280, test=1)
-    rounds = devices.at_scale(quick=6, full=20)
+    rounds = scale.at_scale(quick=6, full=20)
     norms = {"bnref.BatchNorm": bnref.BatchNorm, "Keras's layer": keras.layers.BatchNormalization}
     print(json.dumps({name: fit_and_loop(norm, data, rounds) for name, norm in norms.items()}))
     sys.exit()

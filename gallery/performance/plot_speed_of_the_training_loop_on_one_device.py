@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import benchmark, datasets, devices, models, training
+from bnref import training
+from bnref_gallery import datasets, models, scale, timing
 
 # %%
 # Two networks: of the smaller a step takes about a millisecond, so that anything added shows.
@@ -62,8 +63,8 @@ for network in (perceptron, convolutions):
         steps[name] = make(network())
     name = network.__name__
     losses[name] = np.array([[float(step(*batch)) for step in steps.values()] for _ in range(5)])
-    rounds = devices.at_scale(quick=201, full=501)
-    seconds[name] = benchmark.interleaved_medians(steps, *batch, rounds=rounds)
+    rounds = scale.at_scale(quick=201, full=501)
+    seconds[name] = timing.interleaved_medians(steps, *batch, rounds=rounds)
 
 fig, ax = plt.subplots(figsize=(6.2, 2.2), layout="constrained")
 for place, each in enumerate(seconds.values()):

@@ -25,7 +25,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import benchmark, devices
+from bnref import devices
+from bnref_gallery import scale, timing
 
 devices.configure()
 LAYERS = {
@@ -77,8 +78,8 @@ for number in REPLICAS:
     given = shared_out(x, strategy), shared_out(upstream, strategy)
     steps = {name: step_of(make, strategy) for name, make in LAYERS.items()}
     timed = {name: partial(last_number, strategy, step) for name, step in steps.items()}
-    rounds = devices.at_scale(quick=31, full=101)
-    for name, value in benchmark.interleaved_medians(timed, *given, rounds=rounds).items():
+    rounds = scale.at_scale(quick=31, full=101)
+    for name, value in timing.interleaved_medians(timed, *given, rounds=rounds).items():
         seconds[name].append(value)
     ours, theirs = (steps[name](*given) for name in ("bnref.SyncBatchNorm", "Keras, synchronized"))
     for a, b in zip(ours, theirs, strict=True):  # of the input, γ and β

@@ -25,7 +25,8 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices, upstream
+from bnref import devices
+from bnref_gallery import defects
 
 devices.configure()
 N, STEPS, CHANNELS = 64, 20, 256
@@ -114,7 +115,7 @@ for name, gap in gaps.items():
     print(f"{name:21} error with {counts} replicas:", np.round(gap, 4))
 wrong, *right = ARMS
 shows = np.ptp(remembered[wrong]) > 1
-upstream.defect(
+defects.defect(
     "mask_unsynchronizes", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
 )
 if shows:

@@ -28,7 +28,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, models, training
+from bnref import training
+from bnref_gallery import datasets, models, scale
 
 # %%
 # A network of two hidden layers; the mean gradient of the parts of a batch, and that of the whole.
@@ -87,7 +88,7 @@ def accuracy(parts, seed):
     return training.evaluate(model, data.x_test, data.y_test)[1]
 
 
-seeds, sizes = range(devices.at_scale(quick=3, full=10)), {2: 32, 8: 8, 64: 1}
+seeds, sizes = range(scale.at_scale(quick=3, full=10)), {2: 32, 8: 8, 64: 1}
 accuracies = {size: np.array([accuracy(parts, s) for s in seeds]) for size, parts in sizes.items()}
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 3.4), layout="constrained")

@@ -32,7 +32,8 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices, upstream
+from bnref import devices
+from bnref_gallery import defects
 
 devices.configure()
 strategy = tf.distribute.MirroredStrategy(devices.replicas(2), tf.distribute.ReductionToOneDevice())
@@ -121,7 +122,7 @@ assert shares == [[16, 16], [1, 0]]
 saved, spread, mean, synchronized, pooled = (each[..., :2] for each in read.values())
 gamma, loss = np.moveaxis([*read.values()], -1, 0)[2:]
 shows = np.isfinite(saved[:-1]).all() and np.isnan(saved[-1, 1]).all()
-upstream.defect(
+defects.defect(
     "empty_replica_nan", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
 )
 assert not shows or (np.isnan(spread[-1]).all() and np.isfinite(saved[:, 0]).all())

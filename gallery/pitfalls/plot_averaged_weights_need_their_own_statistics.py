@@ -31,7 +31,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, population, training
+from bnref import population, training
+from bnref_gallery import datasets, models, scale
 
 # %%
 # A small convolutional network is trained with Adam at 0.01; every 40 steps four arms are tested.
@@ -77,7 +78,7 @@ def trained(seed):
     return accuracies
 
 
-runs = np.array([trained(seed) for seed in range(devices.at_scale(quick=3, full=10))])
+runs = np.array([trained(seed) for seed in range(scale.at_scale(quick=3, full=10))])
 steps = range(40, 201, 40)
 fig, ax = plt.subplots(figsize=(6.2, 3.8), layout="constrained")
 for k, (arm, style) in enumerate(ARMS.items()):

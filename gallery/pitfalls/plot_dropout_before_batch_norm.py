@@ -24,7 +24,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, population, training
+from bnref import population, training
+from bnref_gallery import datasets, scale
 
 # %%
 # One layer: normal inputs with μ = 0, σ and 2σ. Kept values are divided by p, so the mean stays and
@@ -66,7 +67,7 @@ def scores(place, rate):
     """Loss and accuracy as trained, then with statistics recomputed without dropout; by seed."""
     model = network(place, rate)
     step = training.compiled_step(model, keras.optimizers.SGD(0.1))
-    for seed in range(devices.at_scale(quick=3, full=10)):
+    for seed in range(scale.at_scale(quick=3, full=10)):
         keras.utils.set_random_seed(seed)
         model.set_weights(network(place, rate).get_weights())
         batches = training.shuffled_batches(data.x_train, data.y_train, batch_size=64, seed=seed)

@@ -40,7 +40,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from bnref import datasets, devices, models, training, upstream
+from bnref import training
+from bnref_gallery import datasets, defects, models, scale
 
 data = datasets.load("mnist").take(train=4000, test=500)
 TESTS = {"one batch": (500, False), "50 by 50, sorted": (50, True), "one by one": (1, False)}
@@ -85,7 +86,7 @@ def served(model):
     yield [np.mean(np.argmax(predicted, 1) == data.y_test)] * 3
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 runs = np.array([[*served(trained(seed))] for seed in seeds])
 ways = ["training=False", "training=True", "False, after that", "Keras, export"]
 ways += ["True within, export", "True within, predict"]
@@ -119,7 +120,7 @@ assert 0.15 < wrong[:, 1].mean() < 0.5 and (right - after).mean() > 0.02
 assert np.ptp(right, axis=1).max() < 0.005 and right.min() > 0.85
 assert abs(keras_export - right).max() < 0.005 and abs(inner_export - wrong).max() < 0.1
 hides = abs(inner_predict - right).max() < 0.005
-upstream.defect(
+defects.defect(
     "training_overridden", hides, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
 )
 inputs, norm = tf_keras.Input((1,)), tf_keras.layers.BatchNormalization()

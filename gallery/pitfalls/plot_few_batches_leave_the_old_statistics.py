@@ -32,7 +32,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, population, training
+from bnref import population, training
+from bnref_gallery import datasets, models, scale
 
 # %%
 # The 100 images are learned in 60 steps of 20: as negatives, by a network that knows digits; and as
@@ -84,7 +85,7 @@ def tuned(norm, x, seed, weights=None):
     return history["batch"], history["at"], recomputed or history["at"]
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 old = [learnt(seed) for seed in seeds]
 negatives = {norm: np.array([tuned(norm, 1 - x, i, old[i]) for i in seeds]) for norm in NORMS}
 fresh = {norm: np.array([tuned(norm, x, seed) for seed in seeds]) for norm in (0.99, 0.9)}

@@ -25,7 +25,7 @@ import sys
 
 import matplotlib.pyplot as plt
 
-from bnref import upstream
+from bnref_gallery import defects
 
 # %%
 # What each worker runs, with ``TF_CONFIG`` set before. The strategy comes before everything else.
@@ -117,7 +117,7 @@ plt.show()
 for name, result in results.items():
     print(f"{name:14}", result if isinstance(result, str) else [round(loss, 4) for loss in result])
 fails = isinstance(results["Keras 3, fit"], str)
-upstream.defect(
+defects.defect(
     "fit_on_workers", fails, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
 )
 assert not fails or "convert a value (PerReplica" in results.pop("Keras 3, fit")

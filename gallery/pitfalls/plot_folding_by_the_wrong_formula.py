@@ -22,7 +22,8 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bnref import datasets, devices, training
+from bnref import training
+from bnref_gallery import datasets, scale
 
 # %%
 # After a convolution, the norm's channels are the kernel's last axis; after a depthwise one, its
@@ -92,7 +93,7 @@ def compared(weights, case):
     return np.abs(y - z).max() / np.abs(y).max(), before - later
 
 
-seeds, found = range(devices.at_scale(quick=3, full=10)), {}
+seeds, found = range(scale.at_scale(quick=3, full=10)), {}
 for kind, cases in KINDS.items():
     starts = [trained(kind, seed) for seed in seeds]
     found |= {case: np.array([compared(w, case) for w in starts]).T for case in cases}

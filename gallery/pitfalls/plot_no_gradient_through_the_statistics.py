@@ -26,11 +26,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from bnref import datasets, devices, graph
+from bnref import tf1
+from bnref_gallery import datasets, scale
 
-tf1 = tf.compat.v1
-placement = graph.shared_memory(1)
-NORMS = graph.stored_moments_norm, partial(graph.stored_moments_norm, repaired=True)
+v1 = tf.compat.v1
+placement = tf1.shared_memory(1)
+NORMS = tf1.stored_moments_norm, partial(tf1.stored_moments_norm, repaired=True)
 
 # %%
 # The cause
@@ -53,12 +54,12 @@ w0 = np.array([[1], [2], [-1]], "float32")
 
 def example(norm):
     """Return the gradients of b, w, β, γ at the start, then b and the loss over the steps."""
-    with graph.tensorflow_1(), graph.session(placement) as session:
-        b, w = tf1.Variable(0.0), tf1.Variable(w0)
+    with tf1.tensorflow_1(), tf1.session(placement) as session:
+        b, w = v1.Variable(0.0), v1.Variable(w0)
         loss = tf.reduce_mean(tf.square(norm(u @ w + b, tf.constant(True)) - 1)) / 2
-        gradients = tf1.gradients(loss, tf1.trainable_variables())
-        step = tf1.train.GradientDescentOptimizer(0.1).minimize(loss, var_list=[b])
-        session.run(tf1.global_variables_initializer())
+        gradients = v1.gradients(loss, v1.trainable_variables())
+        step = v1.train.GradientDescentOptimizer(0.1).minimize(loss, var_list=[b])
+        session.run(v1.global_variables_initializer())
         start = [np.ravel(each) for each in session.run(gradients)]
         return start, *np.transpose([session.run([step, b, loss])[1:] for _ in range(200)])
 
@@ -73,12 +74,12 @@ data = datasets.load("mnist").take(train=4000, test=500)
 
 def trained(norm, rate, seed):
     """Return the test accuracy; then the length of the first layer's bias at each step."""
-    network = partial(graph.convolutions, norm=norm, filters=(8, 16), units=32)
-    options = {"placement": placement, "optimizer": tf1.train.GradientDescentOptimizer(rate)}
-    with graph.tensorflow_1(seed=seed), graph.session(placement) as session:
-        classifier = graph.Classifier(network, image_shape=(28, 28, 1), **options)
-        bias = next(v for v in tf1.trainable_variables() if v.op.name == "conv_0/bias")
-        session.run(tf1.global_variables_initializer())
+    network = partial(tf1.convolutions, norm=norm, filters=(8, 16), units=32)
+    options = {"placement": placement, "optimizer": v1.train.GradientDescentOptimizer(rate)}
+    with tf1.tensorflow_1(seed=seed), tf1.session(placement) as session:
+        classifier = tf1.Classifier(network, image_shape=(28, 28, 1), **options)
+        bias = next(v for v in v1.trainable_variables() if v.op.name == "conv_0/bias")
+        session.run(v1.global_variables_initializer())
         lengths = []
         for i in np.random.default_rng(seed).choice(4000, (60, 48)):
             classifier.train(session, data.x_train[i], data.y_train[i])
@@ -86,7 +87,7 @@ def trained(norm, rate, seed):
         return [classifier.accuracy(session, data.x_test, data.y_test), *lengths]
 
 
-seeds, rates = range(devices.at_scale(quick=3, full=10)), (0.1, 0.3)
+seeds, rates = range(scale.at_scale(quick=3, full=10)), (0.1, 0.3)
 runs = np.array([[[trained(norm, r, seed) for seed in seeds] for r in rates] for norm in NORMS])
 accuracy, lengths = runs[..., 0], runs[..., 1:]
 

@@ -36,7 +36,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import conventions, datasets, devices, records, training
+from bnref import conventions, training
+from bnref_gallery import datasets, records, scale
 
 # %%
 # What the layers remember of one batch, by their defaults; the variance as times the biased one.
@@ -52,7 +53,7 @@ for row in zip(*(sweep[column] for column in list(sweep)[:-1]), strict=True):
 # would, and saved under PyTorch's names. Then it is ported: by the book, and with one mistake each.
 
 data = datasets.load("mnist").take(train=3000, test=600)
-SEEDS, TORCH = range(devices.at_scale(quick=3, full=10)), {"momentum": 0.9, "epsilon": 1e-5}
+SEEDS, TORCH = range(scale.at_scale(quick=3, full=10)), {"momentum": 0.9, "epsilon": 1e-5}
 
 
 def network(**arguments):

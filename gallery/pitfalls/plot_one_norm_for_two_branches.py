@@ -33,7 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices
+from bnref_gallery import datasets, scale
 
 norm = partial(bnref.BatchNorm, momentum=0.9)
 
@@ -103,7 +103,7 @@ def trained(arm, seed):
     return shares
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 runs = {arm: np.array([trained(arm, seed) for seed in seeds]) for arm in ARMS}
 fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
 for arm, shares, style in zip(ARMS, runs.values(), ("C1X", "C0o", "C0o"), strict=True):

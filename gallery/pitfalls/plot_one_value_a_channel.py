@@ -36,7 +36,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, models, population, training
+from bnref import population, training
+from bnref_gallery import datasets, models, scale
 
 # %%
 # The correction, for one value. PyTorch and TensorFlow's fused operation remember the corrected
@@ -67,7 +68,7 @@ with tf.device("CPU:0"):
 # Perceptrons, trained for 200 steps and tested with exact population statistics.
 
 data = datasets.load("mnist").take(train=2000, test=500)
-sizes, seeds = (1, 2, 8, 32), range(devices.at_scale(quick=3, full=10))
+sizes, seeds = (1, 2, 8, 32), range(scale.at_scale(quick=3, full=10))
 
 
 def network():

@@ -42,7 +42,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, models, population, training
+from bnref import population, training
+from bnref_gallery import datasets, models, scale
 
 
 def remembered_passes(layer, step):
@@ -173,7 +174,7 @@ def accuracies(task, second):
     def step(*batch):
         optimizer.apply(task(second, model, *batch), model.trainable_variables)
 
-    for seed in range(devices.at_scale(quick=3, full=10)):
+    for seed in range(scale.at_scale(quick=3, full=10)):
         keras.utils.set_random_seed(seed)
         model.set_weights(keras.models.clone_model(model).get_weights())
         batches = training.shuffled_batches(data.x_train, data.y_train, batch_size=64, seed=seed)

@@ -37,7 +37,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tf_keras
 
-from bnref import datasets, devices, upstream
+from bnref_gallery import datasets, defects, scale
 
 # %%
 # An image layer and a batch norm, in three models. Does a call at inference move the population?
@@ -106,7 +106,7 @@ def accuracies(model, seed):
     return [np.mean(each == data.y_test) for each in chosen]
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 wrong = np.array([accuracies("not named", seed) for seed in seeds])
 right = np.array([accuracies("named", seed) for seed in seeds])
 fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
@@ -127,7 +127,7 @@ plt.show()
 # ----------
 
 shows = any(map(any, table.values()))
-upstream.defect(
+defects.defect(
     "training_leaks", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
 )
 for (library, layer, model), row in table.items():

@@ -33,7 +33,7 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import datasets, devices, upstream
+from bnref_gallery import datasets, defects, scale
 
 
 def gradient(value, variable):
@@ -176,7 +176,7 @@ def gradients(*arm):
 arms = {norm: (norm, tf.nn.leaky_relu) for norm in list(NORMS)[1:]}
 arms |= {f"keras, {each.__name__}": ("keras", each) for each in (tf.nn.tanh, tf.nn.softplus)}
 errors = {arm: [] for arm in arms}
-for seed in range(devices.at_scale(quick=3, full=20)):
+for seed in range(scale.at_scale(quick=3, full=20)):
     by = {arm[1]: gradients("plain operations", arm[1], seed) for arm in arms.values()}
     for arm, (norm, activation) in arms.items():
         off = np.linalg.norm(gradients(norm, activation, seed) - by[activation], axis=1)
@@ -211,7 +211,7 @@ for arm in arms:
 for arm in ("keras, synchronized", "bnref", "tf_keras, fused, float32"):
     assert np.median(errors[arm], 0).max() < 1e-3, f"{arm} is right in each task"
 shows = bool(low["keras"][1] > 0.1)
-upstream.defect(
+defects.defect(
     "second_derivative", shows, seen_on={"tensorflow": "2.21.0", "keras": "3.15.1"}, fixed_in=None
 )
 if shows:

@@ -24,26 +24,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from bnref import datasets, devices, graph
+from bnref import tf1
+from bnref_gallery import datasets, scale
 
-tf1 = tf.compat.v1
-placement = graph.shared_memory(1)
+v1 = tf.compat.v1
+placement = tf1.shared_memory(1)
 
 # %%
 # ``tf.cond`` runs conditionally only what is *created* within the function of a branch. What was
 # created before, and is merely named there as a control dependency, runs in every call.
 
-with graph.tensorflow_1(), graph.session(placement) as session:
-    wrong, right, training = tf1.Variable(0), tf1.Variable(0), tf1.placeholder(tf.bool, ())
-    outside = tf1.assign_add(wrong, 1)  # wrong: created outside the branch, only named in it
+with tf1.tensorflow_1(), tf1.session(placement) as session:
+    wrong, right, training = v1.Variable(0), v1.Variable(0), v1.placeholder(tf.bool, ())
+    outside = v1.assign_add(wrong, 1)  # wrong: created outside the branch, only named in it
 
     def from_batch():
-        inside = tf1.assign_add(right, 1)  # right
+        inside = v1.assign_add(right, 1)  # right
         with tf.control_dependencies([outside, inside]):
             return tf.constant("batch")
 
-    used = tf1.cond(training, from_batch, lambda: tf.constant("population"))
-    session.run(tf1.global_variables_initializer())
+    used = v1.cond(training, from_batch, lambda: tf.constant("population"))
+    session.run(v1.global_variables_initializer())
     for _ in range(10):
         session.run(used, {training: False})
     updates_at_inference = session.run([wrong, right])
@@ -51,18 +52,18 @@ with graph.tensorflow_1(), graph.session(placement) as session:
 # %%
 # The methods get ten batches of mean 70 in training, then three of mean 500 at inference.
 
-NORMS = {f"{n} as posted": norm for n, norm in graph.METHODS.items()}
-NORMS["3 repaired"] = partial(graph.unconditional_average_norm, repaired=True)
+NORMS = {f"{n} as posted": norm for n, norm in tf1.METHODS.items()}
+NORMS["3 repaired"] = partial(tf1.unconditional_average_norm, repaired=True)
 random = np.random.default_rng(0)
 batches = [random.normal(mean, 5, (64, 1)) for mean in [70] * 10 + [500] * 3]
 
 
 def average_after_each_call(norm):
-    with graph.tensorflow_1(), graph.session(placement) as session:
-        x, training = tf1.placeholder(tf.float32, (None, 1)), tf1.placeholder(tf.bool, ())
-        fetched = norm(x, training), tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)
-        average = [each for each in tf1.global_variables() if "mean" in each.op.name][-1]
-        session.run(tf1.global_variables_initializer())
+    with tf1.tensorflow_1(), tf1.session(placement) as session:
+        x, training = v1.placeholder(tf.float32, (None, 1)), v1.placeholder(tf.bool, ())
+        fetched = norm(x, training), v1.get_collection(v1.GraphKeys.UPDATE_OPS)
+        average = [each for each in v1.global_variables() if "mean" in each.op.name][-1]
+        session.run(v1.global_variables_initializer())
         feeds = ({x: batch, training: call < 10} for call, batch in enumerate(batches))
         return [(session.run(fetched, feed), session.run(average)[0])[1] for feed in feeds]
 
@@ -79,20 +80,20 @@ TESTS = {"batches of 50": (shuffled, 50), "one by one": (shuffled, 1), "sorted":
 
 def accuracies(norm, seed):
     def network(x, training):
-        x = tf.matmul(tf.reshape(x, (-1, 784)), tf1.get_variable("hidden", (784, 64)))
-        return tf.matmul(tf.nn.relu(norm(x, training)), tf1.get_variable("logits", (64, 10)))
+        x = tf.matmul(tf.reshape(x, (-1, 784)), v1.get_variable("hidden", (784, 64)))
+        return tf.matmul(tf.nn.relu(norm(x, training)), v1.get_variable("logits", (64, 10)))
 
-    options = {"placement": placement, "optimizer": tf1.train.GradientDescentOptimizer(0.1)}
-    with graph.tensorflow_1(seed=seed), graph.session(placement) as session:
-        classifier = graph.Classifier(network, image_shape=(28, 28, 1), **options)
-        session.run(tf1.global_variables_initializer())
+    options = {"placement": placement, "optimizer": v1.train.GradientDescentOptimizer(0.1)}
+    with tf1.tensorflow_1(seed=seed), tf1.session(placement) as session:
+        classifier = tf1.Classifier(network, image_shape=(28, 28, 1), **options)
+        session.run(v1.global_variables_initializer())
         for i in np.random.default_rng(seed).choice(4000, (100, 64)):
             classifier.train(session, data.x_train[i], data.y_train[i])
         x, y = data.x_test, data.y_test
         return [classifier.accuracy(session, x[i], y[i], batch_size=n) for i, n in TESTS.values()]
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 posted = np.array([accuracies(NORMS["3 as posted"], seed) for seed in seeds])
 repaired = np.array([accuracies(NORMS["3 repaired"], seed) for seed in seeds])
 

@@ -24,9 +24,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from bnref import graph
+from bnref import tf1
 
-tf1 = tf.compat.v1
+v1 = tf.compat.v1
 DECAY = 0.5
 
 # %%
@@ -37,19 +37,19 @@ DECAY = 0.5
 
 
 def ordered(x, there=False):  # right where there is True; else only in shared memory
-    moment, mean = tf1.get_variable("moment", initializer=[0.0]), tf.reduce_mean(x, 0)
+    moment, mean = v1.get_variable("moment", initializer=[0.0]), tf.reduce_mean(x, 0)
     device = moment.device if there else ""
-    with tf1.device(device), tf.control_dependencies([tf1.assign(moment, mean)]):
-        return tf1.train.ExponentialMovingAverage(DECAY).apply([moment])
+    with v1.device(device), tf.control_dependencies([v1.assign(moment, mean)]):
+        return v1.train.ExponentialMovingAverage(DECAY).apply([moment])
 
 
 def of_the_moments(x):  # right, and without a variable in between
-    average, mean = tf1.get_variable("average", initializer=[0.0]), tf.reduce_mean(x, 0)
-    return tf1.assign_sub(average, (1 - DECAY) * (average - mean))
+    average, mean = v1.get_variable("average", initializer=[0.0]), tf.reduce_mean(x, 0)
+    return v1.assign_sub(average, (1 - DECAY) * (average - mean))
 
 
 UPDATES = {
-    "method 1": lambda x: graph.stored_moments_norm(x, tf.constant(True), decay=DECAY),
+    "method 1": lambda x: tf1.stored_moments_norm(x, tf.constant(True), decay=DECAY),
     "after the assignment": ordered,
     "and on its device": lambda x: ordered(x, there=True),
     "of the moments": of_the_moments,
@@ -57,12 +57,12 @@ UPDATES = {
 
 
 def averages(update, place, means):
-    with place(1) as placement, graph.tensorflow_1():
-        x = tf1.placeholder(tf.float32, (64, 1))
-        updated = graph.on_towers(update, x, placement=placement)
-        average = [each for each in tf1.global_variables() if "var" not in each.op.name][-1]
-        with graph.session(placement) as session:
-            session.run(tf1.global_variables_initializer())
+    with place(1) as placement, tf1.tensorflow_1():
+        x = v1.placeholder(tf.float32, (64, 1))
+        updated = tf1.on_towers(update, x, placement=placement)
+        average = [each for each in v1.global_variables() if "var" not in each.op.name][-1]
+        with tf1.session(placement) as session:
+            session.run(v1.global_variables_initializer())
             feeds = ({x: np.full((64, 1), mean)} for mean in means)
             return np.array([(session.run(updated, f), session.run(average)[0])[1] for f in feeds])
 
@@ -84,10 +84,10 @@ def measured(place):
     )
 
 
-found = {"separate": measured(graph.separate_memory), "shared": measured(graph.shared_memory)}
+found = {"separate": measured(tf1.separate_memory), "shared": measured(tf1.shared_memory)}
 steps = np.arange(1, 21)
 late, right = (
-    averages(UPDATES[name], graph.separate_memory, 10 * steps)
+    averages(UPDATES[name], tf1.separate_memory, 10 * steps)
     for name in ("method 1", "of the moments")
 )
 

@@ -33,7 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import devices
+from bnref_gallery import scale
 
 N, WIDTH, STEPS = 32, 64, 150
 
@@ -76,7 +76,7 @@ def learnt(groups, shuffled):
         return loss
 
     start = [variable.numpy() for variable in optimizer.variables]
-    for seed in range(devices.at_scale(quick=3, full=10)):
+    for seed in range(scale.at_scale(quick=3, full=10)):
         keras.utils.set_random_seed(seed)
         fresh = [value for each in network(groups) for value in each.get_weights()]
         state = [v for each in networks for v in each.weights] + optimizer.variables

@@ -24,7 +24,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, functional, models, population, training
+from bnref import functional, population, training
+from bnref_gallery import datasets, models, scale
 
 sizes = 2 ** np.arange(1, 11)
 
@@ -81,7 +82,7 @@ def accuracies(model):
     return scores + [training.evaluate(model, x, y, batch_size=int(n))[1] for n in sizes[:9]]
 
 
-scores = np.array([accuracies(trained(seed)) for seed in range(devices.at_scale(quick=3, full=10))])
+scores = np.array([accuracies(trained(seed)) for seed in range(scale.at_scale(quick=3, full=10))])
 loss_of_accuracy = scores[:, :1] - scores[:, 1:]
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 3.5), layout="constrained")

@@ -32,7 +32,8 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices, upstream
+from bnref import devices
+from bnref_gallery import defects
 
 # %%
 # Both formulas are equal on paper. Beside them: TensorFlow's fused operation, compiled, and
@@ -114,8 +115,8 @@ for name, error in errors.items():
     print(f"{name:22} error at μ/σ = 10, 1,000, 100,000:", *(f"{error[i]:.1e}" for i in (2, 6, 10)))
 cancels = {name: error[-1] > 0.5 for name, error in errors.items()}
 xla, one, sync, *others = cancels.values()
-upstream.defect("variance_cancels_in_xla", xla, seen_on={"tensorflow": "2.21.0"}, fixed_in=None)
-upstream.defect(
+defects.defect("variance_cancels_in_xla", xla, seen_on={"tensorflow": "2.21.0"}, fixed_in=None)
+defects.defect(
     "variance_cancels", sync, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
 )
 assert [one, *others] == [True, True, False, False]

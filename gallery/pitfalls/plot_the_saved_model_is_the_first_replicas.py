@@ -34,7 +34,8 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import datasets, devices, training, upstream
+from bnref import devices, training
+from bnref_gallery import datasets, defects, scale
 
 # %%
 # A network learns digits from two cameras; the second has bright images, of little contrast. Both
@@ -80,7 +81,7 @@ def accuracies(norm, order):
         optimizer.apply_gradients(zip(tape.gradient(losses, weights), weights, strict=True))
 
     predict = partial(model, training=False)
-    for seed in range(devices.at_scale(quick=3, full=10)):
+    for seed in range(scale.at_scale(quick=3, full=10)):
         library.utils.set_random_seed(seed)
         model.set_weights(network(library, norm).get_weights())
         optimizer.iterations.assign(0)
@@ -121,7 +122,7 @@ plt.show()
 for name, scores in runs.items():
     print(f"{name:16} on the replicas, exchanged, saved:", scores.round(3).tolist())
 shows = np.ptp(runs["Keras"][:, ::2], axis=1).max() > 0.05  # tested, and saved
-upstream.defect(
+defects.defect(
     "first_replica_saved", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
 )
 for tested, exchanged, saved in (runs[name].T for name in ("tf_keras", "Keras")[: 1 + shows]):

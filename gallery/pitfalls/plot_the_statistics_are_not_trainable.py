@@ -35,12 +35,13 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, graph, models, population, training
+from bnref import population, tf1, training
+from bnref_gallery import datasets, models, scale
 
-tf1 = tf.compat.v1
+v1 = tf.compat.v1
 data = datasets.load("mnist").take(train=3000, test=500)
 x, y = data.x_test, data.y_test
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 norm = partial(bnref.BatchNorm, momentum=0.9)
 network = partial(models.perceptron, norm, inputs=(28, 28, 1), units=(64,) * 6)
 
@@ -69,24 +70,24 @@ today = np.array([copied(seed) for seed in seeds])
 def in_graph(x, training):
     x = tf.reshape(x, (-1, 784))
     for k in range(6):
-        with tf1.variable_scope(f"layer_{k}"):
-            x = tf.matmul(x, tf1.get_variable("kernel", (x.shape[1], 64)))
-            x = tf.nn.relu(graph.assigned_average_norm(x, training, repaired=True))
-    return tf.matmul(x, tf1.get_variable("logits", (64, 10)))
+        with v1.variable_scope(f"layer_{k}"):
+            x = tf.matmul(x, v1.get_variable("kernel", (x.shape[1], 64)))
+            x = tf.nn.relu(tf1.assigned_average_norm(x, training, repaired=True))
+    return tf.matmul(x, v1.get_variable("logits", (64, 10)))
 
 
 def restored(seed):
     """Test accuracies of a network and of two restored from files; and whether an error came."""
-    placement, adam = graph.shared_memory(1), tf1.train.AdamOptimizer(1e-3)
-    with graph.tensorflow_1(seed=seed), graph.session(placement) as session:
+    placement, adam = tf1.shared_memory(1), v1.train.AdamOptimizer(1e-3)
+    with tf1.tensorflow_1(seed=seed), tf1.session(placement) as session:
         options = {"placement": placement, "optimizer": adam, "image_shape": (28, 28, 1)}
-        classifier = graph.Classifier(in_graph, **options)
-        savers = tf1.train.Saver(tf1.trainable_variables()), tf1.train.Saver()  # wrong, right
-        session.run(tf1.global_variables_initializer())
+        classifier = tf1.Classifier(in_graph, **options)
+        savers = v1.train.Saver(v1.trainable_variables()), v1.train.Saver()  # wrong, right
+        session.run(v1.global_variables_initializer())
         for i in np.random.default_rng(seed).choice(3000, (150, 64)):
             classifier.train(session, data.x_train[i], data.y_train[i])
         accuracies, failed = [classifier.accuracy(session, x, y)], False
-        with tempfile.TemporaryDirectory() as folder, graph.session(placement) as new:
+        with tempfile.TemporaryDirectory() as folder, tf1.session(placement) as new:
             for saver in savers:
                 path = saver.save(session, f"{folder}/model")
                 saver.restore(new, path)
@@ -94,7 +95,7 @@ def restored(seed):
                     accuracies.append(classifier.accuracy(new, x, y))
                 except tf.errors.FailedPreconditionError:
                     failed = True
-                    new.run(tf1.global_variables_initializer())
+                    new.run(v1.global_variables_initializer())
                     saver.restore(new, path)
                     accuracies.append(classifier.accuracy(new, x, y))
         return [*accuracies, failed]

@@ -35,7 +35,8 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bnref import datasets, devices, training
+from bnref import training
+from bnref_gallery import datasets, scale
 
 # %%
 # TensorFlow does not convolve channels first on a CPU, so the axes are moved before and after the
@@ -70,7 +71,7 @@ def accuracies(norm, seed):
     return [training.evaluate(model, x, data.y_test)[1] for x in moved]
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 runs = {name: np.array([accuracies(norm, seed) for seed in seeds]) for name, norm in NORMS.items()}
 fig, ax = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
 for (name, values), style in zip(runs.items(), ("C1X-", "C0o-", "C4:"), strict=True):

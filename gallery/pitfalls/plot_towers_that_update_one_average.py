@@ -31,9 +31,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.training.moving_averages import assign_moving_average
 
-from bnref import graph
+from bnref import tf1
 
-tf1 = tf.compat.v1
+v1 = tf.compat.v1
 
 # %%
 # Tower r subtracts (1 − ρ)(P − Bᵣ) from the average P; Bᵣ is the moment of its batch. If each tower
@@ -45,12 +45,12 @@ tf1 = tf.compat.v1
 
 
 def forced(towers, decay, steps=1):
-    with graph.tensorflow_1(), graph.session(graph.shared_memory(1)) as session:
-        average, moment = tf1.Variable(1.0), 0.0
+    with tf1.tensorflow_1(), tf1.session(tf1.shared_memory(1)) as session:
+        average, moment = v1.Variable(1.0), 0.0
         changes = [(1 - decay) * (average - moment) for _ in range(towers)]
         with tf.control_dependencies(changes):  # all have read before one subtracts
-            update = [tf1.assign_sub(average, each, use_locking=True) for each in changes]
-        session.run(tf1.global_variables_initializer())
+            update = [v1.assign_sub(average, each, use_locking=True) for each in changes]
+        session.run(v1.global_variables_initializer())
         return [(session.run(update), session.run(average))[1] for _ in range(steps)]
 
 
@@ -62,26 +62,26 @@ factors = {decay: np.ravel([forced(towers, decay) for towers in R]) for decay in
 # one build and one machine to the next; each tower's batch is one number.
 # Method 3 calls ``assign_moving_average``. In the post's TensorFlow 1.1 that computed the change on
 # P's device, where hardly any time passes between reading and writing. Today it does so on the
-# tower's, from a copy of P made when the step begins, unless called in ``tf1.device(P.device)``.
+# tower's, from a copy of P made when the step begins, unless called in ``v1.device(P.device)``.
 
 
 def today(x, training, decay):  # wrong
-    average, mean = tf1.get_variable("mean", initializer=[0.0]), tf.reduce_mean(x, 0)
+    average, mean = v1.get_variable("mean", initializer=[0.0]), tf.reduce_mean(x, 0)
     return assign_moving_average(average, mean, decay, zero_debias=False)
 
 
-METHODS = {"2": graph.METHODS[2], "3, today": today, "3, as in 1.1": graph.METHODS[3]}
+METHODS = {"2": tf1.METHODS[2], "3, today": today, "3, as in 1.1": tf1.METHODS[3]}
 random = np.random.default_rng(0)
 
 
 def chance(norm, decay, batches):
-    with graph.separate_memory(batches.shape[1]) as placement, graph.tensorflow_1():
-        x = tf1.placeholder(tf.float32, (batches.shape[1], 1))
+    with tf1.separate_memory(batches.shape[1]) as placement, tf1.tensorflow_1():
+        x = v1.placeholder(tf.float32, (batches.shape[1], 1))
         tower = partial(norm, training=tf.constant(True), decay=decay)
-        update = graph.on_towers(tower, x, placement=placement)
-        average = next(each for each in tf1.global_variables() if "mean" in each.op.name)
-        with graph.session(placement) as session:
-            session.run(tf1.global_variables_initializer())
+        update = tf1.on_towers(tower, x, placement=placement)
+        average = next(each for each in v1.global_variables() if "mean" in each.op.name)
+        with tf1.session(placement) as session:
+            session.run(v1.global_variables_initializer())
             feeds = ({x: batch[:, None]} for batch in batches)
             after = [(session.run(update, feed), session.run(average)[0])[1] for feed in feeds]
     return np.array([0, *after])

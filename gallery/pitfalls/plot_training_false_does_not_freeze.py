@@ -32,7 +32,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tf_keras
 
-from bnref import datasets, devices, training, upstream
+from bnref import training
+from bnref_gallery import datasets, defects, scale
 
 LIBRARIES = {"Keras 3": keras, "tf_keras": tf_keras}
 
@@ -90,7 +91,7 @@ def tuned(name, call, trainable, how="fit", *, data, size, start=None, epochs=1,
     return base.get_weights(), np.mean(chosen == mnist.y_test[tested])
 
 
-seeds, learning = range(devices.at_scale(quick=3, full=10)), {"size": 16, "epochs": 3}
+seeds, learning = range(scale.at_scale(quick=3, full=10)), {"size": 16, "epochs": 3}
 starts = [tuned("Keras 3", "base(x)", True, data=old, seed=i, **learning)[0] for i in seeds]
 table, columns = {}, list(itertools.product((True, False), ("fit", "loop")))
 print("the moving mean moved by; columns: (trainable, how)", *columns)
@@ -155,7 +156,7 @@ print("moved after it was frozen:", after_freezing)
 # ----------
 
 shows = table["Keras 3", recorded][0] > 0
-upstream.defect(
+defects.defect(
     "training_overridden", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
 )
 for (name, call), row in table.items():

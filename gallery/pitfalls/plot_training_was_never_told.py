@@ -36,7 +36,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tf_keras
 
-from bnref import datasets, devices, models
+from bnref_gallery import datasets, models, scale
 
 LIBRARIES = {"Keras 3": keras, "tf_keras": tf_keras}
 
@@ -105,7 +105,7 @@ def accuracies(call, norm, seed):
     return model.fit(dark_train, data.y_train, 64, **options).history["val_accuracy"]
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 arms = {"named": ("named", norm), "not named": ("not named", norm), "no norm": ("named", None)}
 runs = {arm: np.array([accuracies(*arms[arm], seed) for seed in seeds]) for arm in arms}
 fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")

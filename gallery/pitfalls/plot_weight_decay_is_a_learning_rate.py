@@ -26,7 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, models, training
+from bnref import training
+from bnref_gallery import datasets, models, scale
 
 STEPS, RATE = 300, 0.1
 data = datasets.load("mnist").take(train=4000, test=500)
@@ -72,7 +73,7 @@ def learnt(where, decay):
         optimizer.apply([f * g for f, g in zip(factors, gradients, strict=True)], weights)
         return loss
 
-    for seed in range(devices.at_scale(quick=3, full=10)):
+    for seed in range(scale.at_scale(quick=3, full=10)):
         keras.utils.set_random_seed(seed)
         model.set_weights(network().get_weights())
         batches = training.shuffled_batches(data.x_train, data.y_train, batch_size=32, seed=seed)

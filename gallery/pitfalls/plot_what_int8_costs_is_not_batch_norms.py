@@ -26,7 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, folding, models, training
+from bnref import folding, training
+from bnref_gallery import datasets, models, scale
 
 # %%
 # Check
@@ -120,7 +121,7 @@ def tried(model):
 
 trained_models = {
     (name, seed): trained(seed, norm)
-    for seed in range(devices.at_scale(quick=2, full=10))
+    for seed in range(scale.at_scale(quick=2, full=10))
     for name, norm in NORMS.items()
 }
 normalized = trained_models["batch norm", 0]

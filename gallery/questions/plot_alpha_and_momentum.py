@@ -34,9 +34,9 @@ import tensorflow as tf
 from tf_keras.src.legacy_tf_layers.normalization import batch_normalization
 
 import bnref
-from bnref import conventions, graph
+from bnref import conventions, tf1
 
-tf1 = tf.compat.v1
+v1 = tf.compat.v1
 warnings.filterwarnings("ignore", "`tf.layers.batch_normalization` is deprecated")
 
 # %%
@@ -50,12 +50,12 @@ BATCHES = [random.normal(mean, 2, (64, 1)).astype("f4") for mean in MEANS]
 
 def tf_layers(momentum):
     """The moving mean and variance of tf.layers after each batch."""
-    with graph.tensorflow_1(), tf1.Session() as session:
-        x = tf1.placeholder(tf.float32, (None, 1))
+    with tf1.tensorflow_1(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (None, 1))
         batch_normalization(x, momentum=momentum, training=True)
-        mean, variance = tf1.global_variables()[-2:]
-        session.run(tf1.global_variables_initializer())
-        updates = tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)
+        mean, variance = v1.global_variables()[-2:]
+        session.run(v1.global_variables_initializer())
+        updates = v1.get_collection(v1.GraphKeys.UPDATE_OPS)
         each = [session.run(updates, {x: batch}) and session.run([mean, variance])
                 for batch in BATCHES]  # fmt: skip
     return np.squeeze(each)

@@ -27,9 +27,9 @@ import numpy as np
 import tensorflow as tf
 from tf_keras.src.legacy_tf_layers.normalization import batch_normalization
 
-from bnref import graph
+from bnref import tf1
 
-tf1 = tf.compat.v1
+v1 = tf.compat.v1
 warnings.filterwarnings("ignore", "`tf.layers.batch_normalization` is deprecated")
 
 # %%
@@ -43,16 +43,16 @@ BATCHES = [random.normal(mean, 2, (8, 1)).astype("f4") for mean in MEANS]
 
 def trained(**options):
     """Outputs of every batch, shape (30, 8), and the layer's variables at the end, by name."""
-    with graph.tensorflow_1(), tf1.Session() as session:
-        x = tf1.placeholder(tf.float32, (None, 1))
+    with tf1.tensorflow_1(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (None, 1))
         y = batch_normalization(x, momentum=0.9, training=True, name="bn", **options)
-        updates = tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)
-        session.run(tf1.global_variables_initializer())
+        updates = v1.get_collection(v1.GraphKeys.UPDATE_OPS)
+        session.run(v1.global_variables_initializer())
         # The updates apart from the output, so that r and d are those before them.
         outputs = [(session.run(y, {x: b}), session.run(updates, {x: b}))[0] for b in BATCHES]
-        names = [variable.op.name.removeprefix("bn/") for variable in tf1.global_variables()]
+        names = [variable.op.name.removeprefix("bn/") for variable in v1.global_variables()]
         return np.squeeze(outputs), dict(
-            zip(names, session.run(tf1.global_variables()), strict=True)
+            zip(names, session.run(v1.global_variables()), strict=True)
         )
 
 

@@ -48,15 +48,15 @@ import tensorflow as tf
 import tf_keras
 from tf_keras.src.legacy_tf_layers.normalization import batch_normalization
 
-from bnref import graph
+from bnref import tf1
 
-tf1 = tf.compat.v1
+v1 = tf.compat.v1
 warnings.filterwarnings("ignore", "`tf.layers.batch_normalization` is deprecated")
 random = np.random.default_rng(0)
 X = random.normal(5, 3, (512, 4)).astype("f4")
 BATCHES = random.integers(0, 512, (150, 32))
 Y = (X - 5) @ np.array([[1.0], [-1], [0.5], [2]], "f4") / 3
-updates = partial(tf1.get_collection, tf1.GraphKeys.UPDATE_OPS)
+updates = partial(v1.get_collection, v1.GraphKeys.UPDATE_OPS)
 
 # %%
 # One batch norm feeds one dense layer. The versions differ in what the train op depends on.
@@ -69,14 +69,14 @@ def network(version, x, y, training):
         hidden = layer(x, training=True)
     else:
         hidden = batch_normalization(x, training=training, momentum=0.9)
-    loss = tf.reduce_mean((hidden @ tf1.get_variable("weights", (4, 1)) - y) ** 2)
+    loss = tf.reduce_mean((hidden @ v1.get_variable("weights", (4, 1)) - y) ** 2)
     if version == "tied to the loss":  # wrong: to evaluate the loss moves the averages
-        with tf1.control_dependencies(updates()):
+        with v1.control_dependencies(updates()):
             loss = tf.identity(loss)
     ties = {"forgotten": [], "read before the layers": early}.get(version, updates())  # early: []
     ties = layer.updates if version.endswith("updates") else ties  # right, for tf.keras 2
-    with tf1.control_dependencies(ties):
-        return loss, tf1.train.AdamOptimizer(0.1).minimize(loss)
+    with v1.control_dependencies(ties):
+        return loss, v1.train.AdamOptimizer(0.1).minimize(loss)
 
 
 # %%
@@ -85,12 +85,12 @@ def network(version, x, y, training):
 
 
 def outcome(version):
-    with graph.tensorflow_1(resource_variables=True, seed=0), tf1.Session() as session:
-        x, y = tf1.placeholder(tf.float32, (None, 4)), tf1.placeholder(tf.float32, (None, 1))
-        training = tf1.placeholder_with_default(False, ())
+    with tf1.tensorflow_1(resource_variables=True, seed=0), v1.Session() as session:
+        x, y = v1.placeholder(tf.float32, (None, 4)), v1.placeholder(tf.float32, (None, 1))
+        training = v1.placeholder_with_default(False, ())
         loss, train = network(version, x, y, training)
-        tied, means = len(updates()), tf1.global_variables(".*moving_mean")
-        session.run(tf1.global_variables_initializer())
+        tied, means = len(updates()), v1.global_variables(".*moving_mean")
+        session.run(v1.global_variables_initializer())
         traced = []
         for i in BATCHES:
             _, value = session.run([train, loss], {x: X[i], y: Y[i], training: True})

@@ -34,7 +34,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, records, training
+from bnref import training
+from bnref_gallery import datasets, models, records, scale
 
 # %%
 # Recorded: the post's layers at a quarter of their width, Adam 0.0001, batches of 128, 3,000 steps,
@@ -105,7 +106,7 @@ def validated(shuffled, seed):
     return losses
 
 
-SEEDS = range(devices.at_scale(quick=3, full=10))
+SEEDS = range(scale.at_scale(quick=3, full=10))
 live = {shuffled: [validated(shuffled, seed) for seed in SEEDS] for shuffled in (False, True)}
 
 # %%

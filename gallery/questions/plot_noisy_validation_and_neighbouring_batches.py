@@ -30,8 +30,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets
 from bnref.moving_average import fluctuation
+from bnref_gallery import datasets
 
 # %%
 # No network: the moving mean of a batch-norm layer that reads the noisy frames themselves, 257

@@ -25,7 +25,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import moving_average, records
+from bnref import moving_average
+from bnref_gallery import records
 
 # %%
 # The share that the average has covered

@@ -33,9 +33,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from bnref import datasets, devices, graph, records
+from bnref import tf1
+from bnref_gallery import datasets, records, scale
 
-tf1 = tf.compat.v1
+v1 = tf.compat.v1
 
 # %%
 # The post's numbers, and the same again, recorded
@@ -75,19 +76,19 @@ print(textwrap.fill(records.provenance_line(provenance), 95))
 # Here the variables are on a third device, so that both towers are late on any machine.
 
 data = datasets.load("cifar10").take(train=3200, test=500)
-SGD, ADAM = partial(tf1.train.MomentumOptimizer, 0.02, 0.9), partial(tf1.train.AdamOptimizer, 0.003)
-RUNS = {str(number): (norm, SGD) for number, norm in graph.METHODS.items()}
-RUNS["1, Adam"] = graph.METHODS[1], ADAM
-RUNS["1, repaired"] = partial(graph.METHODS[1], repaired=True), SGD
+SGD, ADAM = partial(v1.train.MomentumOptimizer, 0.02, 0.9), partial(v1.train.AdamOptimizer, 0.003)
+RUNS = {str(number): (norm, SGD) for number, norm in tf1.METHODS.items()}
+RUNS["1, Adam"] = tf1.METHODS[1], ADAM
+RUNS["1, repaired"] = partial(tf1.METHODS[1], repaired=True), SGD
 
 
 def live(norm, optimizer):
-    network = partial(graph.convolutions, norm=norm, filters=(8, 16, 16), units=32)
-    with graph.tensorflow_1(seed=0), graph.separate_memory(2) as place:
-        classifier = graph.Classifier(network, placement=place, optimizer=optimizer())
-        start, accuracies = tf1.global_variables_initializer(), []
-        with graph.session(place) as session:
-            for seed in range(devices.at_scale(quick=3, full=10)):
+    network = partial(tf1.convolutions, norm=norm, filters=(8, 16, 16), units=32)
+    with tf1.tensorflow_1(seed=0), tf1.separate_memory(2) as place:
+        classifier = tf1.Classifier(network, placement=place, optimizer=optimizer())
+        start, accuracies = v1.global_variables_initializer(), []
+        with tf1.session(place) as session:
+            for seed in range(scale.at_scale(quick=3, full=10)):
                 session.run(start)  # draws other weights each time
                 for chosen in np.random.default_rng(seed).integers(0, 3200, (40, 128)):
                     classifier.train(session, data.x_train[chosen], data.y_train[chosen])
@@ -111,7 +112,7 @@ plt.show()
 # faults of these functions: :doc:`/gallery/pitfalls/plot_testing_moves_the_average`,
 # :doc:`/gallery/pitfalls/plot_the_average_races_with_the_assignment`,
 # :doc:`/gallery/pitfalls/plot_towers_that_update_one_average`. For TensorFlow 1 copy method 3
-# repaired (:func:`bnref.graph.unconditional_average_norm`); today, :doc:`plot_two_towers_today`.
+# repaired (:func:`bnref.tf1.unconditional_average_norm`); today, :doc:`plot_two_towers_today`.
 #
 # Conclusion
 # ----------

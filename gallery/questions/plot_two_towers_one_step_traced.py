@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from bnref import graph
+from bnref import tf1
 
-tf1 = tf.compat.v1
+v1 = tf.compat.v1
 
 # %%
 # One step, as TensorFlow traced it
@@ -32,17 +32,17 @@ tf1 = tf.compat.v1
 def traced(**conditions):
     """Of the second step: (began in microseconds, operation, its inputs), and the mean used."""
     noise = np.random.default_rng(0).standard_normal((64, 64, 64, 1))
-    with graph.tensorflow_1(**conditions), graph.separate_memory(1) as place:
-        x, training = tf1.placeholder(tf.float32, noise.shape), tf1.placeholder(tf.bool, ())
-        (output,) = graph.on_towers(
-            lambda x: graph.stored_moments_norm(x, training), x, placement=place
+    with tf1.tensorflow_1(**conditions), tf1.separate_memory(1) as place:
+        x, training = v1.placeholder(tf.float32, noise.shape), v1.placeholder(tf.bool, ())
+        (output,) = tf1.on_towers(
+            lambda x: tf1.stored_moments_norm(x, training), x, placement=place
         )
-        level = tf1.RunOptions(trace_level=tf1.RunOptions.FULL_TRACE)
-        with graph.session(place) as session:
-            for variable in tf1.global_variables():  # in order: one average begins as another
+        level = v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE)
+        with tf1.session(place) as session:
+            for variable in v1.global_variables():  # in order: one average begins as another
                 session.run(variable.initializer)
             session.run(output, {x: noise + 10, training: True})
-            trace = tf1.RunMetadata()
+            trace = v1.RunMetadata()
             feed = {x: noise + 20, training: True}
             y = session.run(output, feed, options=level, run_metadata=trace)
     nodes = [node for device in trace.step_stats.dev_stats for node in device.node_stats]

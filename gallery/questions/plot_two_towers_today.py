@@ -27,7 +27,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, models
+from bnref import devices
+from bnref_gallery import datasets, models, scale
 
 REPLICAS = devices.replicas(2)
 
@@ -78,7 +79,7 @@ def fitted(replicas):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
     rows = []
-    for seed in range(devices.at_scale(quick=3, full=10)):  # compiled once, other weights
+    for seed in range(scale.at_scale(quick=3, full=10)):  # compiled once, other weights
         keras.utils.set_random_seed(seed)
         model.set_weights(network().get_weights())
         history = model.fit(data.x_train, data.y_train, batch_size=128, epochs=2, verbose=0)

@@ -23,10 +23,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from bnref import graph
+from bnref import tf1
 
-tf1 = tf.compat.v1
-METHOD_1, STEPS = graph.stored_moments_norm, range(1, 41)
+v1 = tf.compat.v1
+METHOD_1, STEPS = tf1.stored_moments_norm, range(1, 41)
 
 
 def share(step, tower):
@@ -43,12 +43,12 @@ def moments_used(x, y):
 
 def observe(placement):
     """Moments of the batches, and those used: both of shape (steps, towers, 2)."""
-    with graph.tensorflow_1(), placement as place:
-        x, training = tf1.placeholder(tf.float32, (None, 1)), tf1.placeholder(tf.bool, ())
-        outputs = graph.on_towers(lambda x: METHOD_1(x, training), x, placement=place)
+    with tf1.tensorflow_1(), placement as place:
+        x, training = v1.placeholder(tf.float32, (None, 1)), v1.placeholder(tf.bool, ())
+        outputs = tf1.on_towers(lambda x: METHOD_1(x, training), x, placement=place)
         batch, used = [], []
-        with graph.session(place) as session:
-            session.run(tf1.global_variables_initializer())
+        with tf1.session(place) as session:
+            session.run(v1.global_variables_initializer())
             for step in STEPS:
                 xs = [share(step, tower) for tower in range(len(place.towers))]
                 ys = session.run(outputs, {x: np.concatenate(xs), training: True})
@@ -59,10 +59,10 @@ def observe(placement):
 
 FIRST = {"variables": "with the first tower"}
 seen = {
-    "one tower, its own device": observe(graph.shared_memory(1, **FIRST)),
-    "one tower, another device": observe(graph.separate_memory(1)),
-    "two towers, shared memory": observe(graph.shared_memory(2, **FIRST)),
-    "two towers, separate memory": observe(graph.separate_memory(2, **FIRST)),
+    "one tower, its own device": observe(tf1.shared_memory(1, **FIRST)),
+    "one tower, another device": observe(tf1.separate_memory(1)),
+    "two towers, shared memory": observe(tf1.shared_memory(2, **FIRST)),
+    "two towers, separate memory": observe(tf1.separate_memory(2, **FIRST)),
 }
 fig, axes = plt.subplots(2, 2, figsize=(6.2, 6), layout="constrained", sharex=True)
 for ax, (name, (batch, used)) in zip(axes.flat, seen.items(), strict=True):

@@ -27,7 +27,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, population, records, training
+from bnref import population, training
+from bnref_gallery import datasets, models, records, scale
 
 # %%
 # The post's setting, recorded
@@ -94,7 +95,7 @@ def live(norm, seed):
     return [*history["accuracy"], measured(model)["accuracy"]]
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 small = {name: np.array([live(norm, seed) for seed in seeds]) for name, norm in norms.items()}
 fig, ax = plt.subplots(figsize=(6.2, 3), layout="constrained")
 for (name, values), colour in zip(small.items(), ["C4", "C2", "C1"], strict=True):

@@ -35,7 +35,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, population, training
+from bnref import population, training
+from bnref_gallery import datasets, models, scale
 
 
 class NeverRemembered(bnref.BatchNorm):
@@ -77,7 +78,7 @@ def accuracy(model, *, images=500, batch_size=500, dropout=False):
     return hits / images
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 right = [trained(seed, lambda: bnref.BatchNorm(momentum=0.9)) for seed in seeds]
 repaired = [accuracy(model) for model in right]
 

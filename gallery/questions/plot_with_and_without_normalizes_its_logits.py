@@ -26,7 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, models, training
+from bnref import training
+from bnref_gallery import datasets, models, scale
 
 data = datasets.load("mnist").take(train=4000, test=500)
 
@@ -77,7 +78,7 @@ arms = {
     "softmax, norm on the logits": (softmax_loss, True),
     "softmax (repaired)": (softmax_loss, False),
 }
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 runs = {name: [trained(seed, *arm) for seed in seeds] for name, arm in arms.items()}
 losses = {name: np.array([loss for loss, _, _ in run]) for name, run in runs.items()}
 accuracies = {name: np.array([share for _, share, _ in run]) for name, run in runs.items()}

@@ -13,12 +13,12 @@ again, it goes on where it was. About 30 minutes on two cores. ``--seeds N`` run
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 import keras
 
 import bnref
-from bnref import datasets, models, population, records, training
+from bnref import population, training
+from bnref_gallery import datasets, models, records
 
 UPDATE, STEPS = 128, 600
 BATCHES = (2, 4, 8, 16, 32, 64, 128)
@@ -73,7 +73,7 @@ if __name__ == "__main__":
     seeds = range(parser.parse_args().seeds)
     data = datasets.load("cifar10").take(train=10_000, test=2000)
     record = records.Record(
-        Path(__file__).with_name("batch_size.csv"), key=("norm", "batch", "seed"), columns=COLUMNS,
+        records.to_record("batch_size.csv"), key=("norm", "batch", "seed"), columns=COLUMNS,
         provenance={"data": str(data)},
     )  # fmt: skip
     runs = [

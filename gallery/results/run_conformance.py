@@ -14,9 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from bnref.recorded.conformance import BEHAVIOURS, IMPLEMENTATIONS, measured
-
-from bnref import devices, records
+from bnref import devices
+from bnref_gallery import records
+from bnref_gallery.conformance import BEHAVIOURS, IMPLEMENTATIONS, measured
 
 COLUMNS = ("implementation", "behaviour", "verdict", "value", "details", "versions")
 
@@ -26,7 +26,7 @@ def arguments(given=None):
     parser = argparse.ArgumentParser(description="Record the conformance table.")
     parser.add_argument("--implementation", choices=IMPLEMENTATIONS, metavar="NAME")
     parser.add_argument("--behaviour", choices=BEHAVIOURS, metavar="NAME")
-    parser.add_argument("--file", type=Path, default=Path(__file__).with_name("conformance.csv"))
+    parser.add_argument("--file", type=Path, default=records.to_record("conformance.csv"))
     return parser.parse_args(given)
 
 

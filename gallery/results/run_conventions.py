@@ -9,11 +9,10 @@ left out, and said so. A few seconds.
 
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 
-from bnref import records
+from bnref_gallery import records
 
 BATCH = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 5)).astype("f4")  # n = 128 a channel
 MEAN, VARIANCE = BATCH.mean((0, 1, 2)), BATCH.var((0, 1, 2))
@@ -82,7 +81,7 @@ def measured(name):
 
 if __name__ == "__main__":
     record = records.Record(
-        Path(__file__).with_name("conventions.csv"), key=("layer",), columns=COLUMNS, provenance={}
+        records.to_record("conventions.csv"), key=("layer",), columns=COLUMNS, provenance={}
     )
     for one in record.progress([{"layer": name} for name in LAYERS]):
         try:

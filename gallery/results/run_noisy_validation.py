@@ -15,14 +15,14 @@ started again, it goes on where it was. About 40 minutes on two cores. ``--seeds
 """
 
 import argparse
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, models, population, records, training
+from bnref import population, training
+from bnref_gallery import datasets, models, records
 
 STEPS, EVERY, FIRST = 3000, 100, (10, 30)
 MOMENTA = {"0.9": 0.9, "0.99": 0.99, "0.999": 0.999}
@@ -140,7 +140,7 @@ if __name__ == "__main__":
     data = datasets.load("speech")
     halves = data.denoising()
     record = records.Record(
-        Path(__file__).with_name("noisy_validation.csv"), key=KEY, columns=COLUMNS,
+        records.to_record("noisy_validation.csv"), key=KEY, columns=COLUMNS,
         provenance={"data": str(data)},
     )  # fmt: skip
     for one in record.progress(arms(seeds)):

@@ -12,7 +12,6 @@ on where it was.
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 SHAPE = (512, 32, 32, 64)
 LAYERS = {
@@ -70,10 +69,10 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         measure(sys.argv[1])
         sys.exit()
-    from bnref import records
+    from bnref_gallery import records
 
     record = records.Record(
-        Path(__file__).with_name("peak_memory.csv"), key=("layer", "run"),
+        records.to_record("peak_memory.csv"), key=("layer", "run"),
         columns=("layer", "run", "arrays"), provenance={"data": f"random, {SHAPE}, float32"},
     )  # fmt: skip
     for one in record.progress(

@@ -15,20 +15,20 @@ is computed on the average's device, as in TensorFlow 1, and no longer on the to
 import argparse
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from bnref import datasets, graph, records
+from bnref import tf1
+from bnref_gallery import datasets, records
 
-tf1 = tf.compat.v1
+v1 = tf.compat.v1
 EPOCHS, BATCH, RATE = 21, 128, 0.02
 COLUMNS = ("method", "towers", "seed", "epoch", "loss", "accuracy", "seconds")
 PLACE = "TensorFlow servers on this machine (GPUs where there are two), variables with the first"
 METHODS = {
-    **{str(number): function for number, function in graph.METHODS.items()},
-    "1, repaired": partial(graph.stored_moments_norm, repaired=True),
+    **{str(number): function for number, function in tf1.METHODS.items()},
+    "1, repaired": partial(tf1.stored_moments_norm, repaired=True),
 }
 
 
@@ -57,19 +57,19 @@ def scaled(x):
 
 def run(method, towers, seed, data):
     """Train one method on one or two towers; a row an epoch."""
-    network = partial(graph.convolutions, norm=METHODS[method])
+    network = partial(tf1.convolutions, norm=METHODS[method])
     x_test, rows = scaled(data.x_test), []
     with (
-        graph.tensorflow_1(seed=seed),
-        graph.separate_memory(towers, variables="with the first tower") as placement,
+        tf1.tensorflow_1(seed=seed),
+        tf1.separate_memory(towers, variables="with the first tower") as placement,
     ):
         steps = EPOCHS * (len(data.x_train) // BATCH)
-        step = tf1.train.get_or_create_global_step()
-        rate = tf1.train.polynomial_decay(RATE, step, steps, 0.0)
-        optimizer = tf1.train.MomentumOptimizer(rate, 0.9)
-        classifier = graph.Classifier(network, placement=placement, optimizer=optimizer)
-        with graph.session(placement) as session:
-            session.run(tf1.global_variables_initializer())
+        step = v1.train.get_or_create_global_step()
+        rate = v1.train.polynomial_decay(RATE, step, steps, 0.0)
+        optimizer = v1.train.MomentumOptimizer(rate, 0.9)
+        classifier = tf1.Classifier(network, placement=placement, optimizer=optimizer)
+        with tf1.session(placement) as session:
+            session.run(v1.global_variables_initializer())
             for epoch in range(EPOCHS):
                 start = time.monotonic()
                 losses = [classifier.train(session, x, y) for x, y in batches(data, (seed, epoch))]
@@ -90,7 +90,7 @@ if __name__ == "__main__":
     # An even number of test images, so that two towers share them equally.
     data = data.take(train=len(data.x_train), test=len(data.x_test) // 2 * 2)
     record = records.Record(
-        Path(__file__).with_name("two_towers.csv"), key=("method", "towers", "seed"),
+        records.to_record("two_towers.csv"), key=("method", "towers", "seed"),
         columns=COLUMNS, provenance={"data": str(data), "towers": PLACE},
     )  # fmt: skip
     runs = [

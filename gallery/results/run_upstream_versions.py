@@ -13,10 +13,9 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from bnref.recorded import upstream_reports as reports
-from bnref.recorded import upstream_rules as rules
-
-from bnref import records
+from bnref_gallery import records
+from bnref_gallery import upstream_reports as reports
+from bnref_gallery import upstream_rules as rules
 
 KERAS = (
     "3.1.1", "3.2.1", "3.3.3", "3.4.1", "3.5.0", "3.6.0", "3.7.0", "3.8.0", "3.9.2", "3.10.0",
@@ -80,9 +79,7 @@ def reason(errors):
 
 def main():
     """Record what is not yet in the file."""
-    record = records.Record(
-        Path(__file__).with_name("upstream_versions.csv"), key=KEY, columns=COLUMNS
-    )
+    record = records.Record(records.to_record("upstream_versions.csv"), key=KEY, columns=COLUMNS)
     for one in record.progress(runs()):
         record.add([row(**one)])
 

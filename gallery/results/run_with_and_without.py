@@ -6,13 +6,13 @@ stopped and started again, it goes on where it was. ``--seeds N`` runs fewer or 
 """
 
 import argparse
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, models, records, training
+from bnref import training
+from bnref_gallery import datasets, models, records
 
 NORMS = {"without": None, "with": bnref.BatchNorm, "with, debiased": bnref.DebiasedBatchNorm}
 ARMS = (*NORMS, "posted without", "posted with")
@@ -105,7 +105,7 @@ if __name__ == "__main__":
     data = datasets.load("mnist")
     data = data.take(train=len(data.x_train), test=min(2000, len(data.x_test)))
     record = records.Record(
-        Path(__file__).with_name("with_and_without.csv"), key=("arm", "seed"), columns=COLUMNS,
+        records.to_record("with_and_without.csv"), key=("arm", "seed"), columns=COLUMNS,
         provenance={"data": str(data)},
     )  # fmt: skip
     for one in record.progress([{"arm": arm, "seed": seed} for seed in seeds for arm in ARMS]):

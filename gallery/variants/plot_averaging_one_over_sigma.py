@@ -28,7 +28,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, models, training
+from bnref import training
+from bnref_gallery import datasets, models, scale
 
 # %%
 # How much is missing
@@ -83,7 +84,7 @@ def trained(name, size, seed):  # training loss, test loss and accuracy
     return [history[each] for each in ("loss", 0, 1)]
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 runs = np.array([[[trained(name, n, s) for s in seeds] for name in kept] for n in sizes[:3]])
 fig, axes = plt.subplot_mosaic("aaa;bcd", figsize=(6.2, 5.4), layout="constrained")
 every = np.arange(3, 129)

@@ -26,7 +26,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, training
+from bnref import training
+from bnref_gallery import datasets, scale
 
 # %%
 # Unclipped, y is normalized by the population; yet r and d count as constants, and the gradient
@@ -80,7 +81,7 @@ def trained(arm, size, classes, seed):  # accuracies, and shares of r and d that
     return training.train(model, x, y, batch_size=1, measure=measure, **options)
 
 
-seeds, runs = range(devices.at_scale(quick=3, full=10)), {}
+seeds, runs = range(scale.at_scale(quick=3, full=10)), {}
 kinds = {"4 mixed": (4, 10, 2), "16, two classes": (16, 2, 5), "64 mixed": (64, 10, 2)}
 for kind, (size, classes, count) in kinds.items():
     names = list(arms)[:count]

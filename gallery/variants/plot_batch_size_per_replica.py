@@ -32,7 +32,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, records, training
+from bnref import training
+from bnref_gallery import datasets, models, records, scale
 
 provenance, record = records.read(records.recorded("batch_size.csv"))
 SIZES = np.array([2, 4, 8, 16, 32, 64, 128])
@@ -89,7 +90,7 @@ def learn(norm, seed):
     )["accuracy"]  # fmt: skip
 
 
-SEEDS = range(devices.at_scale(quick=3, full=10))
+SEEDS = range(scale.at_scale(quick=3, full=10))
 live = {name: np.array([learn(norm, seed) for seed in SEEDS]) for name, norm in ARMS.items()}
 fig, ax = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
 for colour, (name, rows) in zip(("C1", "C0", "C4"), live.items(), strict=True):

@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import benchmark, datasets, devices, folding, models, training
+from bnref import folding, training
+from bnref_gallery import datasets, models, scale, timing
 
 # %%
 # The formula
@@ -55,7 +56,7 @@ def trained(seed):
     )
 
 
-runs = [trained(seed) for seed in range(devices.at_scale(quick=3, full=10))]
+runs = [trained(seed) for seed in range(scale.at_scale(quick=3, full=10))]
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 3.2), layout="constrained")
 for _, history in runs:
     left.plot(history["step"], history["accuracy"], "C0", lw=1)
@@ -103,7 +104,7 @@ except ValueError as error:
 
 new, x = folding.fold_model(model), tf.constant(data.x_test[:256])
 calls = {"with batch norm": tf.function(model), "folded": tf.function(new)}
-seconds = benchmark.interleaved_medians(calls, x, rounds=21)
+seconds = timing.interleaved_medians(calls, x, rounds=21)
 for name, each in zip(calls, (model, new), strict=True):
     print(
         f"{name:15} {1e3 * seconds[name]:6.2f} ms for 256 images, {each.count_params():,} numbers"

@@ -25,7 +25,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, population, training
+from bnref import population, training
+from bnref_gallery import datasets, models, scale
 
 # %%
 # The layers have the same variables, so the weights of one model fit another::
@@ -81,7 +82,7 @@ def tuned(arm, weights, task, size, seed):  # accuracies; to ``moved``, how far 
 low, high, every, dark = of(range(5)), of(range(5, 10)), of(range(10)), of(range(10), 0.05)
 names, moved = list(ARMS), {arm: [] for arm in ARMS}
 bases = [
-    (learnt(*low[0], i), learnt(*every[0], i)) for i in range(devices.at_scale(quick=3, full=10))
+    (learnt(*low[0], i), learnt(*every[0], i)) for i in range(scale.at_scale(quick=3, full=10))
 ]
 panels = {
     "New digits, batches of 2": (0, high, 2, names[:3]),

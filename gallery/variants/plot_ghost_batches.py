@@ -19,10 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, training
+from bnref import training
+from bnref_gallery import datasets, models, scale
 
 data = datasets.load("mnist").take(train=3000, test=1000)
-SEEDS, STEPS = range(devices.at_scale(quick=3, full=10)), 120
+SEEDS, STEPS = range(scale.at_scale(quick=3, full=10)), 120
 GHOST = 16
 
 # %%

@@ -30,7 +30,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, functional, training
+from bnref import functional, training
+from bnref_gallery import datasets, scale
 
 # %%
 # 200 sequences of 20 to 100 steps, of mean 2 and variance 1, padded further and further.
@@ -94,7 +95,7 @@ def trained(norm, seed):  # accuracies; then how much the outputs change without
     return [*accuracy, changed, np.abs(padded - alone).max()]
 
 
-seeds = range(devices.at_scale(quick=3, full=10))
+seeds = range(scale.at_scale(quick=3, full=10))
 runs = np.array([[trained(norm, seed) for seed in seeds] for norm in norms])
 curves, changed, difference = runs[..., :7], runs[..., 7], runs[..., 8]
 fig, axes = plt.subplots(2, 2, figsize=(6.2, 5.4), layout="constrained")

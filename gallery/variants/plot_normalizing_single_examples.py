@@ -26,7 +26,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, training
+from bnref import training
+from bnref_gallery import datasets, models, scale
 
 # %%
 # Train, then choose α
@@ -76,7 +77,7 @@ def accuracies(model):
     return rows
 
 
-runs = [trained(seed) for seed in range(devices.at_scale(quick=3, full=10))]
+runs = [trained(seed) for seed in range(scale.at_scale(quick=3, full=10))]
 scores = np.array([accuracies(model) for model, _ in runs])
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 3.6), layout="constrained", sharey=True)
 for _, history in runs:

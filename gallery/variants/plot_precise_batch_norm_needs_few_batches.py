@@ -25,7 +25,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, models, population, training
+from bnref import population, training
+from bnref_gallery import datasets, models, scale
 
 data = datasets.load("mnist").take(train=4000, test=500)
 counts, size, random = 2 ** np.arange(7), 32, np.random.default_rng(0)
@@ -61,7 +62,7 @@ def trained(seed):
     return [history["moving"], history["precise"]], [*ks, everything, *sorts], copy
 
 
-runs = [trained(seed) for seed in range(devices.at_scale(quick=3, full=10))]
+runs = [trained(seed) for seed in range(scale.at_scale(quick=3, full=10))]
 curves, final = (np.array([run[i] for run in runs]) for i in (0, 1))
 
 # %%

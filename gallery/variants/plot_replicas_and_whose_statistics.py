@@ -27,10 +27,11 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, models, training
+from bnref import devices, training
+from bnref_gallery import datasets, models, scale
 
 data = datasets.load("mnist").take(train=3000, test=300)
-SEEDS, STEPS = range(devices.at_scale(quick=3, full=10)), 120
+SEEDS, STEPS = range(scale.at_scale(quick=3, full=10)), 120
 RATE = keras.optimizers.schedules.CosineDecay(0.2, STEPS)
 
 

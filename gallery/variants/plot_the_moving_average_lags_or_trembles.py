@@ -34,7 +34,8 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import datasets, devices, models, training
+from bnref import training
+from bnref_gallery import datasets, models, scale
 
 # %%
 # Lag and noise, predicted and measured
@@ -82,7 +83,7 @@ measured = np.array([errors.mean(2).T, errors.std(2).T * np.sqrt(16)])
 # average, so all four networks of a start have the same weights, and differ in the test alone.
 
 data = datasets.load("mnist").take(train=4000, test=500)
-test, seeds = (data.x_test, data.y_test), range(devices.at_scale(quick=3, full=10))
+test, seeds = (data.x_test, data.y_test), range(scale.at_scale(quick=3, full=10))
 
 
 def trained(kind, seed):

@@ -26,7 +26,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import datasets, devices, training
+from bnref import training
+from bnref_gallery import datasets, scale
 
 # %%
 # Clear digits and faint ones
@@ -36,7 +37,7 @@ from bnref import datasets, devices, training
 # the next all of the other.
 
 data = datasets.load("mnist").take(train=3000, test=600)
-STEPS, SEEDS = 160, range(devices.at_scale(quick=3, full=10))
+STEPS, SEEDS = 160, range(scale.at_scale(quick=3, full=10))
 
 
 def both(x):

@@ -1,0 +1,74 @@
+"""The layers of bnref, Keras 3 and tf_keras, called as one calls a layer in a loop of one's own."""
+
+import importlib
+import tempfile
+
+import tensorflow as tf
+
+from bnref_gallery.conformance.asking import Implementation, Outcome
+from bnref_gallery.conformance.replicas import differentiated_along, everywhere, strategy_of
+
+__all__ = ["KerasLayer"]
+
+
+class KerasLayer(Implementation):
+    """A layer alone in a `Sequential`, in `strategy.scope()` where there are replicas.
+
+    What is saved is what `model.save` writes and `load_model` reads, without replicas.
+    """
+
+    half = {"dtype": "mixed_float16"}  # noqa: RUF012
+    double = {"dtype": "float64"}  # noqa: RUF012
+    switches = {"trainable=False": "layer", "training=False": "call"}  # noqa: RUF012
+
+    def __init__(self, distribution, path, *, library="keras", **given):
+        self.distributions = (distribution, "tensorflow")
+        self.path, self.library, self.given = path, library, given
+        self.synchronized = given.get("synchronized", path.endswith(".SyncBatchNorm"))
+
+    def run(self, step):
+        """Train by `strategy.run` under `tf.function`, or eagerly on one device."""
+        library = importlib.import_module(self.library)
+        module, _, name = self.path.rpartition(".")
+        make = getattr(importlib.import_module(module), name)
+        with strategy_of(len(step.parts)).scope():
+            layer = make(**self.given, **self.options(step))
+            model = library.Sequential([layer])
+            model.build((None, *step.parts[0].shape[1:]))
+            if step.start is not None:
+                layer.moving_mean.assign(step.start[0])
+                layer.moving_variance.assign(step.start[1])
+        layer.trainable = step.switch != "trainable=False"
+
+        def train(x, dy, mask):
+            whose = {} if mask is None else {"mask": mask}
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=step.switch != "training=False", **whose)
+            return y, (None if dy is None else tape.gradient(y, x, tf.cast(dy, y.dtype)))
+
+        dx = along = None
+        if step.direction is not None:
+            y, along = everywhere(
+                lambda *given: differentiated_along(lambda x: layer(x, training=True), *given),
+                step.parts, step.weights, step.direction,
+            )  # fmt: skip
+        elif step.dy is None:
+            (y,) = everywhere(lambda x, mask: train(x, None, mask)[:1], step.parts, step.masks)
+        else:
+            y, dx = everywhere(train, step.parts, step.dy, step.masks)
+        evaluated = None
+        if step.then is not None:
+            copies = [step.then] * len(step.parts)
+            (evaluated,) = everywhere(lambda x: (layer(x, training=False),), copies)
+        if len(step.parts) > 1:
+            layer = saved_and_loaded(library, model)
+        kept = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+        return Outcome(y, dx, *kept, evaluated, along)
+
+
+def saved_and_loaded(library, model):
+    """The model's only layer, as one device finds it in the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        return library.models.load_model(f"{folder}/model.keras", compile=False).layers[-1]

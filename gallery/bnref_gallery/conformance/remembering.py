@@ -1,0 +1,139 @@
+"""What is asked of the memory: what momentum weighs, which variance is kept, what is saved."""
+
+import numpy as np
+
+from bnref_gallery.conformance.asking import ABSENT, AGREES, DIFFERS, REFUSALS, WRONG, Cell, Step
+from bnref_gallery.conformance.formula import far, joined, moments, normalized, size, spread
+
+__all__ = ["momentum", "saved", "variance_kept"]
+
+BATCH = np.random.default_rng(1).normal([3, -1, 7], [2, 1, 5], (8, 1, 1, 3)).astype("f4")
+CLOSE = 1e-3
+
+
+def momentum(implementation):
+    """Which value does the argument weigh, the old or the new, and how much by default?
+
+    One batch is trained on, from a mean of 0: what is remembered over the batch's mean is the
+    weight of the new batch. Once with the argument at 0.75, once without it.
+
+    The paper names no argument (its section 3.1 speaks of moving averages). The formula is that of
+    this site, P ← ρP + (1 − ρ)B, where the argument ρ weighs the **old** value. An argument that
+    weighs the new one differs by design; any other weight is wrong.
+    """
+    name = implementation.momentum
+
+    def weight(options):
+        step = Step(spread(implementation, BATCH), options)
+        ratio = implementation.run(step).mean / moments(BATCH)[0]
+        return ratio[0] if np.ptp(ratio) < CLOSE else np.nan
+
+    asked, default = weight({name: 0.75}), weight({})
+    sides = {"old": 0.25, "new": 0.75}
+    side = next((side for side, w in sides.items() if abs(w - asked) < CLOSE), "?")
+    shown = 1 - default if side == "old" else default
+    details = f"{name}=0.75 gives the new batch the weight {asked:.3g}, the default {default:.3g}"
+    verdict = {"old": AGREES, "new": DIFFERS}.get(side, WRONG)
+    return Cell(verdict, f"weighs the {side}; {shown:.3g}", details)
+
+
+def variance_kept(implementation):
+    """Is the variance that is remembered the biased one, or times n/(n − 1)?
+
+    One batch of 8 values a channel is trained on, so that n/(n − 1) is 1.143: as images of one
+    pixel, and as vectors where those are accepted. What is remembered, less the share of the start,
+    is divided by the biased variance of the batch.
+
+    The paper remembers n/(n − 1) times the biased variance (Algorithm 2, step 10): that is as the
+    formula. The biased one differs by design, and so does a choice that depends on the shape. Any
+    other ratio is wrong. What normalizes in training is the biased one everywhere: see epsilon.
+    """
+    found = {"images": ratio_kept(implementation, BATCH)}
+    try:
+        found["vectors"] = ratio_kept(implementation, BATCH[:, 0, 0])
+    except REFUSALS:
+        found["vectors"] = None  # only images are accepted
+    names = {name: kind(ratio) for name, ratio in found.items() if ratio is not None}
+    details = ", ".join(f"{name} {found[name]:.4f} ({word})" for name, word in names.items())
+    words = list(dict.fromkeys(names.values()))
+    value = words[0] if len(words) == 1 else "; ".join(f"{n}: {w}" for n, w in names.items())
+    verdict = AGREES if words == ["times n/(n − 1)"] else DIFFERS
+    return Cell(WRONG if "neither" in words else verdict, value, f"over the biased: {details}")
+
+
+def ratio_kept(implementation, x):
+    """The remembered variance over the biased one."""
+    outcome = implementation.run(Step(spread(implementation, x), new=0.5))
+    return np.mean((np.asarray(outcome.variance) - 0.5) / 0.5 / moments(x)[1])
+
+
+def kind(ratio):
+    """What a ratio is, for 8 values."""
+    known = {"biased": 1, "times n/(n − 1)": 8 / 7}
+    return next(
+        (name for name, value in known.items() if abs(ratio / value - 1) < CLOSE), "neither"
+    )
+
+
+def saved(implementation):
+    """What is saved after replicas that saw different data?
+
+    Two replicas see one batch each, of means some σ apart, at a weight of 0.5. The model is saved
+    by its library's own means, and read without replicas. What is read is compared with what one
+    replica alone, the mean of both and the global batch would leave; and inference on each replica
+    with inference by what was saved.
+
+    As the formula: the mean and the variance of the global batch, biased or corrected. Differs by
+    design: anything else that all replicas evaluate by too, and a state for each replica from which
+    the program chooses. Wrong: a replica evaluates by other statistics than those that are saved.
+    Not offered: nothing is remembered, or nothing runs on two replicas.
+    """
+    if not implementation.saves:
+        return Cell(ABSENT, "no memory", "the averages are the caller's variables")
+    parts = [BATCH, 0.5 * BATCH[::-1] + 6]
+    step = Step(parts, new=0.5, epsilon=1e-3, then=BATCH)
+    outcome = implementation.run(step)
+    mean, variance = np.array(outcome.mean), np.array(outcome.variance)
+    if mean.ndim == 2:
+        details = f"the state has the shape {mean.shape}, one row a replica, and rows differ"
+        return Cell(DIFFERS, "a state a replica", details)
+    name = whose((mean, variance), parts)
+    by_saved = normalized(BATCH, mean, variance, 1e-3)
+    apart = [far(each, by_saved) for each in outcome.evaluated]
+    by_it = sum(distance < CLOSE for distance in apart)
+    details = f"inference by it and on the replicas differs by {size(max(apart))} at most"
+    if by_it < 2:
+        return Cell(WRONG, f"{name}; {by_it} of 2 evaluate by it", details)
+    return Cell(AGREES if name == "the global batch's" else DIFFERS, name, details)
+
+
+def candidates(parts):
+    """Names, and what would be remembered, with and without n/(n − 1)."""
+    both = joined(parts)
+    for corrected in (True, False):
+        pairs = [(m, v * (8 / 7 if corrected else 1)) for m, v in map(moments, parts)]
+        mean, variance = moments(both)
+        variance = variance * (16 / 15 if corrected else 1)
+        yield "the global batch's", half_way([(mean, variance)])
+        yield "the first replica's", half_way(pairs[:1])
+        yield "the mean of the replicas'", half_way([np.mean(pairs, 0)])
+        yield "one average, updated by both", half_way(pairs)
+        yield "one average, updated by both", half_way(pairs[::-1])
+        yield "one average, updated by both", tuple(np.sum(pairs, 0) / 2)
+
+
+def half_way(pairs):
+    """What is remembered of one (mean, variance) after the other, each at a weight of 0.5."""
+    state = np.zeros(3), np.ones(3)
+    for pair in pairs:
+        state = tuple(0.5 * old + 0.5 * new for old, new in zip(state, pair, strict=True))
+    return state
+
+
+def whose(found, parts):
+    """The name of what was remembered; mean and variance may have been updated in another order."""
+    names = [
+        {name for name, wanted in candidates(parts) if far(value, wanted[index]) < CLOSE}
+        for index, value in enumerate(found)
+    ]
+    return next(iter(sorted(set.intersection(*names))), "neither")

@@ -1,1 +1,0 @@
-"""Recorded sweeps and the scripts that record them; installed as ``bnref.recorded``."""
