@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help html html-fast serve test test-oldest lint linkcheck dist clean distclean
+.PHONY: help html html-fast serve test test-oldest lint format linkcheck dist clean distclean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -69,6 +69,10 @@ test-oldest: $(OLDEST)/.installed ## run the package's tests on the oldest versi
 lint: $(INSTALLED) ## check the style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+format: $(INSTALLED) ## mend the style where that can be done
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 
 linkcheck: $(INSTALLED) ## follow every link to other sites (needs the network)
 	$(PY) docs/build.py linkcheck

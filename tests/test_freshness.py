@@ -1,6 +1,7 @@
 """When a page runs again: the keys, and whole builds in a copy of the checkout."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
-import freshness  # noqa: E402  (it lies in the site's folder of extensions)
+import freshness  # noqa: E402  (they lie in the site's folder of extensions)
+import imports  # noqa: E402
 
 
 @pytest.fixture
@@ -79,6 +81,66 @@ def test_a_page_runs_again_when_what_it_depends_on_changes_and_not_otherwise(pro
     with (project / name).open("a") as file:
         file.write("# more\n")
     assert (key(project) != before) == (name in CHANGES_IT)
+
+
+# A module of each kind, and the words by which a page of this gallery uses it: the library's room
+# for TensorFlow 1, one variant, what all layers stand on, a room of the loop, props, a record.
+EDITS = {
+    "bnref/tf1/towers.py": r"import .*\btf1\b",
+    "bnref/layers/sync_batch_norm.py": r"\bbnref\.SyncBatchNorm\b|import .*\blayers\b",
+    "bnref/moving_average.py": r"^(from|import) .*\bmoving_average\b",
+    "bnref/training/checkpoints.py": r"import .*\btraining\b",
+    "gallery/bnref_gallery/timing.py": r"import .*\btiming\b",
+    "gallery/bnref_gallery/records/table.py": r"import .*\brecords\b",
+    "gallery/bnref_gallery/recorded/two_towers.csv": r"two_towers\.csv",
+    "gallery/bnref_gallery/conformance/asking.py": r"import .*\bconformance\b",
+    "bnref/workers/__main__.py": r"never imported",
+}
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A copy of the sources, and a page's key at a time."""
+    folder = tmp_path_factory.mktemp("sources")
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("bnref", "gallery", ".ci"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    return folder
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_concerns_the_pages_that_use_what_was_edited_and_no_other(copied, name):
+    def keys():
+        return {each: freshness.page_key(each, "", copied) for each in scripts}
+
+    scripts, edited = sorted(copied.glob("gallery/*/plot_*.py")), copied / name
+    before, text = keys(), edited.read_bytes()
+    edited.write_bytes(text + b"# more\n")
+    after = keys()
+    edited.write_bytes(text)
+    again = {each.stem for each in scripts if after[each] != before[each]}
+    wanted = {
+        each.stem for each in scripts if re.search(EDITS[name], each.read_text("utf-8"), re.M)
+    }
+    assert again == wanted and len(scripts) > len(again)
+
+
+@pytest.mark.parametrize(
+    "source, found",
+    [
+        ("import bnref\nbnref.SyncBatchNorm()", ["bnref.SyncBatchNorm"]),
+        ("import bnref\ngetattr(bnref, name)", ["bnref"]),
+        ("import bnref.layers.batch_norm as b\nb.math", [
+            "bnref.layers.batch_norm", "bnref.layers.batch_norm.math"]),
+        ("def f():\n    from bnref.layers import Norm as N", ["bnref.layers.Norm"]),
+        ("from . import files\nfrom .names import one", ["package.files", "package.names.one"]),
+        ("RUN = \"import bnref\\nbnref.Norm()\"", ["bnref.Norm"]),
+        ("RUN = \"import bnref\\n{body}.\"", ["bnref", "bnref_gallery"]),
+        ("'Nothing of bnref is imported here.'", []),
+    ],
+)  # fmt: skip
+def test_the_names_that_a_source_uses(source, found):
+    assert sorted(imports.uses(source, "package")) == found
 
 
 @pytest.mark.parametrize("variable, value", [("BNREF_SCALE", "full"), ("BNREF_DEVICE", "GPU")])

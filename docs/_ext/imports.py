@@ -6,9 +6,12 @@ other.
 """
 
 import ast
+import re
+from functools import cache
 from pathlib import Path
 
 __all__ = ["files_behind", "packages", "uses"]
+PROGRAM = re.compile(r"^(?:import|from) .*\bbnref", re.MULTILINE)
 
 
 def packages(root):
@@ -27,11 +30,13 @@ def files_behind(source, root):
     return sorted(found)
 
 
+@cache
 def uses(source, package=""):
     """The dotted names that a source imports; of a package that is imported whole, those it names.
 
     Relative imports are those of a module of ``package``. Where a package is passed on whole, as to
-    ``getattr``, all of it is used.
+    ``getattr``, all of it is used. A program in a string, for another process, counts too: all of
+    the project, where it cannot be read.
     """
     nodes = list(ast.walk(ast.parse(source)))
     whole, names = {}, set()
@@ -47,7 +52,13 @@ def uses(source, package=""):
     for node in nodes:
         if isinstance(node, ast.Name) and node.id in whole:
             names.add(".".join(filter(None, [whole[node.id], named.get(id(node))])))
-    return names
+    for node in nodes:
+        if isinstance(node, ast.Constant) and PROGRAM.search(str(node.value)):
+            try:
+                names |= uses(node.value)
+            except SyntaxError:
+                names |= {"bnref", "bnref_gallery"}
+    return frozenset(names)
 
 
 def uses_of(path, folders):
