@@ -9,6 +9,8 @@ from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parents[2]
 logger = logging.getLogger(__name__)
+# Programs of recorded sweeps, which the conformance page shows whole.
+PROGRAMS = ("bnref_gallery.conformance", "bnref_gallery.upstream_")
 
 
 def public_names(folders=None):
@@ -17,6 +19,8 @@ def public_names(folders=None):
     for name, folder in (folders or packages(ROOT)).items():
         for path in sorted(folder.rglob("*.py")):
             module = ".".join([name, *path.relative_to(folder).with_suffix("").parts])
+            if module.startswith(PROGRAMS):
+                continue
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                     found[module.removesuffix(".__init__")] = ast.literal_eval(node.value)
