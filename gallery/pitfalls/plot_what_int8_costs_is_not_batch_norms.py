@@ -90,7 +90,8 @@ def answers(interpreter, images):
 # ----------
 
 data = datasets.load("mnist").take(train=3000, test=1000)
-x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]  # half as wide and as high
+# Half as wide and as high.
+x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]
 NORMS = {"batch norm": lambda: bnref.BatchNorm(momentum=0.9), "no norm": None}
 
 
