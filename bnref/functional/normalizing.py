@@ -111,5 +111,5 @@ def _normalized_by_batch(x, mean, variance, gamma, beta, moments, epsilon):
 
 
 def _constants(inputs):
-    """The inputs, held: the gradient that is given is all of it, and the kernels have their own."""
+    """The inputs as constants: their whole gradient is written here, the kernels' would add."""
     return [tf.stop_gradient(each) for each in inputs]

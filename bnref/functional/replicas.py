@@ -96,7 +96,7 @@ def _check(moments):
 
 
 def _of_each(replica, own):
-    """``own`` of every replica, stacked: a sum in which each fills a row of its own.
+    """Gather ``own`` of all replicas in a new first axis: a sum in which each fills its own row.
 
     TensorFlow's ``all_gather`` asks for the sizes first, which is a second collective.
     """

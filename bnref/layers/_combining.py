@@ -58,7 +58,7 @@ def check_combination(cls, base):
 
 
 def _rivals(answers, hook):
-    """Two classes of which neither is made from the other, and the first leaves out the second."""
+    """The first class whose answer replaces that of an unrelated one, and that one; or None."""
     for i, one in enumerate(answers):
         others = [each for each in answers[i + 1 :] if not issubclass(one, each)]
         if not _adds(one, hook):  # the last word

@@ -137,7 +137,7 @@ def _shares(x, towers):
 
 
 def _but_variables(device, placement):
-    """Place variables where the placement says, everything else on the tower's device."""
+    """A device function: variables where the placement says, all else on the tower's device."""
 
     def device_of(operation):
         if operation.device:  # what the tower placed itself

@@ -121,7 +121,7 @@ class Checkpoints:
 
 
 class _Progress(tf.train.experimental.PythonState):
-    """What is no variable, as text."""
+    """The step, the history and the settings of a run, as JSON."""
 
     text = "{}"
 

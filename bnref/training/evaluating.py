@@ -72,7 +72,7 @@ def agree(model):
 
 
 def _compiled(model):
-    """Both functions, traced once a model; they do not keep it alive."""
+    """The two graph functions of a model, made once; they hold it by a weak reference."""
     if model not in _COMPILED:
         strategy, known = model.distribute_strategy, weakref.proxy(model)
         sums = _sums_of(known)
@@ -84,7 +84,7 @@ def _compiled(model):
 
 
 def _sums_of(model):
-    """A function of a share: the sums of its losses and of its right answers."""
+    """Make the function of a replica's share: the sums of its losses and of its right answers."""
 
     def sums(x, y):
         x, y = share(x, y)
@@ -97,7 +97,7 @@ def _sums_of(model):
 
 
 def _take_over_the_firsts(model):
-    """On each replica: a sum to which only the first replica adds its values."""
+    """Broadcast the first replica's values: a sum to which the others add zeros."""
     replica = tf.distribute.get_replica_context()
     variables = [each for each in model.non_trainable_variables if each.dtype != "string"]
     # float64 holds every float32 and every 32-bit whole number as it is.

@@ -46,7 +46,7 @@ def shuffled_batches(x, y, *, batch_size, seed, carry=True, start=0):
 
 
 def _orders(size, *, batch_size, seed, carry):
-    """The numbers of the examples of each batch, without end."""
+    """Yield the indices of the examples of one batch after the other, without end."""
     random, order = np.random.default_rng(seed), np.empty(0, int)
     while True:
         while len(order) < (batch_size if carry else 1):

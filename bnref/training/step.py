@@ -148,7 +148,7 @@ def _check_losses(model):
 
 
 def _sum(*gradients):
-    """Their sum; None, the gradient of a weight that is not used, if all are."""
+    """Sum of gradients; None if all are None, as for a weight that is not used."""
     found = [each for each in gradients if each is not None]
     return tf.add_n(found) if len(found) > 1 else next(iter(found), None)
 

@@ -103,7 +103,7 @@ def _gpus(count):
 
 
 def _wait(processes, timeout, grace):
-    """Until all have ended well; a failure or the time is an error."""
+    """Wait until all processes have ended with status 0; raise if one fails or time is up."""
     ends, failed = time.monotonic() + (float("inf") if timeout is None else timeout), []
     while any(process.poll() is None for process in processes):
         for index, process in enumerate(processes):
