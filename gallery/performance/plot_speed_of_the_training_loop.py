@@ -61,7 +61,8 @@ def fit_and_loop(norm, data, rounds):
     )
     looped, optimizer = made(strategy, norm)
     step, before = training.compiled_step(looped, optimizer), looped.get_weights()
-    step(*(first := (data.x_train[:BATCH], data.y_train[:BATCH])))
+    first = data.x_train[:BATCH], data.y_train[:BATCH]
+    step(*first)
     model.fit(*first, batch_size=BATCH, verbose=0, shuffle=False)
     weights = zip(model.get_weights(), looped.get_weights(), before, strict=True)
     apart = [np.abs(a - b).max() / np.abs(a - start).max() for a, b, start in weights]
@@ -93,8 +94,11 @@ if sys.argv[1:] == ["measure"]:
     sys.exit()
 command, crashes = [sys.executable, made.__code__.co_filename, "measure"], 0
 limited = {"timeout": 600, "capture_output": True, "text": True}  # seconds, were it to hang
-while (done := subprocess.run(command, **limited)).returncode < 0:
-    assert (crashes := crashes + 1) < 4, done.stderr
+done = subprocess.run(command, **limited)
+while done.returncode < 0:  # ended by a signal
+    crashes += 1
+    assert crashes < 4, done.stderr
+    done = subprocess.run(command, **limited)
 assert done.returncode == 0, done.stderr
 measured = json.loads(done.stdout.splitlines()[-1])
 seconds = {name: each for name, (each, _) in measured.items()}

@@ -45,7 +45,8 @@ random = np.random.default_rng(0)
 kinds = [random.normal(mean, 1, (4096, 1)).astype("float32") for mean in (0, 10)]
 layers = twice, once = norm(), norm()
 for _ in range(100):
-    _ = [twice(kind, training=True) for kind in kinds]  # wrong
+    for kind in kinds:
+        twice(kind, training=True)  # wrong
     once(np.concatenate(kinds), training=True)  # right
 moments = np.array([np.ravel([each.moving_mean, each.moving_variance]) for each in layers])
 print("mean and variance, two calls and one:", *moments.round(2))

@@ -73,7 +73,8 @@ def accuracies(norm, order):
     with strategy.scope():
         model = network(library, norm)
         optimizer = library.optimizers.SGD(library.optimizers.schedules.CosineDecay(0.2, 120))
-        optimizer.build(weights := model.trainable_variables)
+        weights = model.trainable_variables
+        optimizer.build(weights)
 
     def step(x, y):
         with tf.GradientTape() as tape:

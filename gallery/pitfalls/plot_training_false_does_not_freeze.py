@@ -68,7 +68,8 @@ def network(library, call):
     base = library.Sequential([library.Input((28, 28, 1)), library.layers.Flatten()])
     norms = [library.layers.BatchNormalization() for _ in range(2)]
     for norm in norms:
-        _ = [base.add(layer) for layer in (library.layers.Dense(64), norm, library.layers.ReLU())]
+        for layer in (library.layers.Dense(64), norm, library.layers.ReLU()):
+            base.add(layer)
     x = library.Input((28, 28, 1))
     return library.Model(x, library.layers.Dense(10)(CALLS[call](library, base)(x))), base, norms
 
@@ -86,7 +87,8 @@ def tuned(name, call, trainable, how="fit", *, data, size, start=None, epochs=1,
         model.compile(LIBRARIES[name].optimizers.SGD(0.02), loss, jit_compile=False)
         model.fit(*data, batch_size=size, epochs=epochs, verbose=0)
     else:
-        _ = [model(x, training=True) for x in np.split(data[0], len(data[0]) // size)]
+        for x in np.split(data[0], len(data[0]) // size):
+            model(x, training=True)
     chosen = np.argmax(model(mnist.x_test[tested], training=False), -1)
     return base.get_weights(), np.mean(chosen == mnist.y_test[tested])
 

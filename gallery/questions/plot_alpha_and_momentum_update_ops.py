@@ -64,8 +64,9 @@ updates = partial(v1.get_collection, v1.GraphKeys.UPDATE_OPS)
 
 def network(version, x, y, training):
     early = updates()
-    if kind := {"tf.keras 2 layer": tf_keras, "Keras 3 layer": keras}.get(version[:16]):
-        layer = kind.layers.BatchNormalization(momentum=0.9)
+    library = {"tf.keras 2 layer": tf_keras, "Keras 3 layer": keras}.get(version[:16])
+    if library:
+        layer = library.layers.BatchNormalization(momentum=0.9)
         hidden = layer(x, training=True)
     else:
         hidden = batch_normalization(x, training=training, momentum=0.9)

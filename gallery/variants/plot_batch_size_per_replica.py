@@ -47,7 +47,7 @@ def recorded(norm, size):
 fig, ax = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
 NAMES = {"batch": "batch norm", "ghost": "ghost batches", "renorm": "renormalized"}
 for colour, (norm, name) in enumerate(NAMES.items()):
-    sizes = SIZES[norm == "ghost" :]
+    sizes = SIZES[1:] if norm == "ghost" else SIZES
     rows = np.array([recorded(norm, size) for size in sizes])
     ax.semilogx(sizes, rows.mean(1), f"C{colour}o-", base=2, label=name)
     ax.fill_between(sizes, rows.min(1), rows.max(1), color=f"C{colour}", alpha=0.2, lw=0)

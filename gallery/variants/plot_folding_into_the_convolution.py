@@ -81,10 +81,12 @@ FAULTS = {
 }
 outputs, weights, found = model(data.x_test).numpy(), model.get_weights(), {}
 for name, change in FAULTS.items():
-    _ = [change(norm) for norm in norms]
+    for norm in norms:
+        change(norm)
     y = folding.fold_model(model)(data.x_test).numpy()
     model.set_weights(weights)
-    _ = [setattr(norm, "epsilon", 1e-3) for norm in norms]
+    for norm in norms:
+        norm.epsilon = 1e-3
     difference = np.abs(y - outputs).max() / np.abs(outputs).max()
     found[name] = difference, accuracy(y)
     print(f"fault: {name:15} difference {difference:8.1e}   accuracy {found[name][1]:.3f}")

@@ -71,7 +71,8 @@ layers, draw = [kind() for kind in kinds.values()], tf.random.Generator.from_see
 @tf.function
 def step(mean):
     x = draw((16, 1000), mean)
-    _ = [layer(x, training=True) for layer in layers]
+    for layer in layers:
+        layer(x, training=True)
     return [layer.moving_mean - mean for layer in layers]
 
 
