@@ -2,8 +2,6 @@
 
 import keras
 
-__all__ = []
-
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
         "bnref needs Keras's TensorFlow backend; received the backend "

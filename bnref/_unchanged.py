@@ -7,8 +7,6 @@ from collections import Counter
 import numpy as np
 import tensorflow as tf
 
-__all__ = []
-
 _METHODS = "assign", "assign_add", "assign_sub"
 _lock = threading.Lock()
 _patched = Counter()  # how many contexts, of all threads, hold a variable

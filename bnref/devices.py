@@ -4,11 +4,11 @@ A logical CPU device is a slice of the same processor that TensorFlow treats as 
 own. It makes nothing faster; it lets code for several replicas run, and be checked, anywhere.
 """
 
-from numbers import Integral
-
 import tensorflow as tf
 
-__all__ = ["configure", "kind", "replicas"]
+from bnref._checks import whole_number
+
+__all__ = ["configure", "names"]
 
 _DEFAULT_CPUS = 8
 
@@ -25,14 +25,12 @@ def configure(*, cpus: int = _DEFAULT_CPUS) -> None:
 
     Raises
     ------
-    TypeError
-        If `cpus` is not an integer.
     ValueError
-        If `cpus` is less than 1.
+        If `cpus` is no whole number, or less than 1.
     RuntimeError
         If TensorFlow has already started with fewer logical CPU devices.
     """
-    _check_count("cpus", cpus)
+    whole_number("cpus", cpus)
     if _logical_cpus() >= cpus:
         return
     processor = tf.config.list_physical_devices("CPU")[0]
@@ -47,8 +45,8 @@ def configure(*, cpus: int = _DEFAULT_CPUS) -> None:
         ) from error
 
 
-def replicas(count: int) -> list[str]:
-    """Names of `count` TensorFlow devices, one a replica.
+def names(count: int) -> list[str]:
+    """Names of so many TensorFlow devices, one a replica.
 
     They are GPUs where TensorFlow sees at least `count` of them, else logical CPU devices: one
     kind or the other, because replicas of mixed kinds wait for the slowest. Logical CPU devices
@@ -67,32 +65,18 @@ def replicas(count: int) -> list[str]:
 
     Raises
     ------
-    TypeError
-        If `count` is not an integer.
     ValueError
-        If `count` is less than 1.
+        If `count` is no whole number, or less than 1.
     RuntimeError
         If TensorFlow has already started with fewer devices; see `configure`.
     """
-    _check_count("count", count)
+    whole_number("count", count)
     if len(tf.config.get_visible_devices("GPU")) >= count:
         return [f"GPU:{index}" for index in range(count)]
     # Asked here too, so that eight are not demanded of a process that has started with enough.
     if _logical_cpus() < count:
         configure(cpus=max(count, _DEFAULT_CPUS))
     return [f"CPU:{index}" for index in range(count)]
-
-
-def kind() -> str:
-    """Return ``"GPU"`` where TensorFlow sees at least one, else ``"CPU"``."""
-    return "GPU" if tf.config.get_visible_devices("GPU") else "CPU"
-
-
-def _check_count(name, value):
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, 1 or more; received {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be 1 or more; received {value!r}")
 
 
 def _logical_cpus():

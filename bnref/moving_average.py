@@ -11,7 +11,7 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["fluctuation", "independent_batches", "lag", "start_weight"]
+__all__ = ["fluctuation", "lag", "start_weight"]
 
 
 def start_weight(momentum: ArrayLike, steps: ArrayLike) -> float | np.ndarray:
@@ -86,6 +86,11 @@ def fluctuation(
     ------
     ValueError
         If an argument is out of its range.
+
+    Notes
+    -----
+    Its −2nd power is the effective number of batches: how many independent ones have a plain mean
+    as steady as the average; 199 at ρ = 0.99, for batches that are independent.
     """
     _check(momentum=(momentum, 0, 1 - 1e-12), correlation=(correlation, -1 + 1e-12, 1 - 1e-12))
     rho, both = np.asarray(momentum, float), np.multiply(momentum, correlation)
@@ -97,15 +102,6 @@ def fluctuation(
         variance = rho**2 * variance + (1 - rho) ** 2 + 2 * (1 - rho) * both * covariance
         covariance = both * covariance + 1 - rho
     return np.sqrt(variance)
-
-
-def independent_batches(momentum: ArrayLike, correlation: ArrayLike = 0.0) -> float | np.ndarray:
-    """How many independent batches have a plain mean as steady as the average, 1/fluctuation².
-
-    Parameters, returns and errors are those of `fluctuation` for many steps: (1 + ρ)/(1 − ρ) if
-    the batches are independent, 199 at ρ = 0.99.
-    """
-    return fluctuation(momentum, correlation) ** -2
 
 
 def _check(**arguments):

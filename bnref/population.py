@@ -1,55 +1,23 @@
-r"""Population statistics: three running averages as weights, and Precise BN.
+r"""Population statistics: Precise BN, passes that do not count, and a look at what is stored.
 
-The running averages differ in one number only, the weight :math:`w_t` that the t-th batch gets in
-:math:`P \leftarrow (1 - w_t) P + w_t B`. `recompute` throws the running average away and takes the
-statistics of the final weights from fresh batches.
+`recompute` throws the running average away and takes the statistics of the final weights from fresh
+batches; `pooled` and `corrected` are its estimators.
 """
 
-import math
 from functools import partial
 
 import numpy as np
-import tensorflow as tf
 
+from bnref._checks import stored_variance
 from bnref._unchanged import unchanged
-from bnref.functional._checks import check_variance
 
 __all__ = [
     "check",
     "corrected",
-    "cumulative_weight",
-    "debiased_weight",
-    "exponential_weight",
     "pooled",
     "recompute",
     "unchanged",
 ]
-
-
-def exponential_weight(update, *, momentum):
-    """Weight 1 − ρ, the same for every batch; the start value keeps the weight ρᵗ.
-
-    ``update`` counts from 1 and does not matter here; it is taken so that the three averages
-    can be exchanged for one another. Keras, PyTorch and Lasagne average like this.
-    """
-    return tf.fill(tf.shape(update), tf.constant(1 - momentum, tf.float64))
-
-
-def debiased_weight(update, *, momentum):
-    r"""Weight (1 − ρ)/(1 − ρᵗ): an exponential average in which the start value has no part.
-
-    Equal to the zero-start average divided by 1 − ρᵗ (Kingma & Ba 2015, arXiv 1412.6980,
-    section 3; ``zero_debias`` in TensorFlow 1). It goes from 1/t for small t to 1 − ρ.
-    """
-    log = math.log(momentum) if momentum else -math.inf
-    # expm1 keeps the digits that 1 − ρᵗ loses when ρ is close to 1.
-    log = tf.constant(log, tf.float64)
-    return tf.math.expm1(log) / tf.math.expm1(tf.cast(update, tf.float64) * log)
-
-
-def cumulative_weight(update):
-    """Weight 1/t: the plain mean of all batches so far (PyTorch's ``momentum=None``)."""
-    return 1 / tf.cast(update, tf.float64)
 
 
 def pooled(counts, means, variances):
@@ -177,7 +145,7 @@ def check(model, *, without=()):
     """
     for layer in model._flatten_layers():
         if getattr(layer, "moving_variance", None) is not None and layer not in without:
-            check_variance(layer.name, layer.moving_variance)
+            stored_variance(layer.name, layer.moving_variance)
 
 
 def _collect(model, batches):
@@ -210,7 +178,7 @@ def _collect(model, batches):
 
 
 def _keep(kept, moments):
-    """Append (count, mean, variance) in float64; the parts of a batch one by one."""
+    """Append (count, mean, variance) in float64; the groups of a batch one by one."""
     counts, mean, variance = (np.float64(each) for each in moments[2:3] + moments[:2])
     if moments.rows.named:
         kept.append((counts[:, 0], mean, variance))

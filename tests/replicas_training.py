@@ -75,7 +75,7 @@ def of_two_sources(strategy, norm):
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model, optimizer = network(norm), adam()
-    step = training.compiled_step(model, optimizer)
+    step = training.Run(model, optimizer).step
     for _ in range(5):
         step(OTHER, Y[:60])
     layer = model.layers[1]
@@ -117,14 +117,14 @@ def refusals(strategy):
             return keras.Sequential([*layers, keras.layers.Dense(2)])
 
     attempts = {
-        "clipnorm": lambda: training.compiled_step(model, options(clipnorm=1.0)),
-        "gradient_accumulation_steps": lambda: training.compiled_step(
-            model, options(gradient_accumulation_steps=2)
+        "clipnorm": lambda: training.Run(model, options(clipnorm=1.0)).step,
+        "gradient_accumulation_steps": lambda: (
+            training.Run(model, options(gradient_accumulation_steps=2)).step
         ),
-        "activity": lambda: training.compiled_step(of_outputs(), inside())(X, Y),
-        "optimizer": lambda: training.compiled_step(model, adam()),
-        "jit_compile": lambda: training.compiled_step(model, inside(), jit_compile=True),
-        "loss": lambda: training.compiled_step(model, inside(), mean)(X, Y),
+        "activity": lambda: training.Run(of_outputs(), inside()).step(X, Y),
+        "optimizer": lambda: training.Run(model, adam()).step,
+        "jit_compile": lambda: training.Run(model, inside(), jit_compile=True).step,
+        "loss": lambda: training.Run(model, inside(), mean).step(X, Y),
     }
     return {name: message(attempt) for name, attempt in attempts.items()}
 
@@ -144,7 +144,7 @@ def overflowing(strategy, replica):
     with strategy.scope():
         model, optimizer = network(bnref.BatchNorm), scaled()
     keras.mixed_precision.set_global_policy("float32")
-    step, spoilt = training.compiled_step(model, optimizer), X[:60].copy()
+    step, spoilt = training.Run(model, optimizer).step, X[:60].copy()
     spoilt[30 * replica : 30 * replica + 30] *= 1e5
     found = [[np.array(v) for v in model.trainable_variables]]
     for x in (spoilt, X[:60], X[:60]):
@@ -194,6 +194,33 @@ def resumed(strategy, folder):
     return parts
 
 
+def on_replicas_of(strategy):
+    """What `training.on_replicas` makes of shares alike and unlike in size, and of a step."""
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        layer = bnref.BatchNorm(momentum=0.0)
+        layer.build((None, 6))
+
+    def moments(x, scale):
+        y = layer(x, training=True)
+        return tf.reduce_mean(x * scale, 0), tf.shape(y)[0]
+
+    def nothing(x):
+        layer.moving_mean.assign(x[0])
+
+    asked, seen = training.on_replicas(strategy, moments), []
+    scales = np.arange(1.0, replicas + 1).astype("float32")
+    for shares in ([X[:30]] * replicas, [X[i : i + 7 * (i + 1)] for i in range(replicas)]):
+        found = [(np.array(mean), int(size)) for mean, size in asked(shares, scales)]
+        remembered = strategy.experimental_local_results(layer.moving_mean.value)
+        seen.append((shares, found, [np.array(each) for each in remembered]))
+    return {
+        "seen": seen,
+        "nothing": training.on_replicas(strategy, nothing)(np.stack([X[:2]] * replicas)),
+        "wrong": message(lambda: asked([X[:30]] * (replicas + 1), scales)),
+    }
+
+
 if __name__ == "__main__":
     devices.configure(cpus=max(REPLICAS))
     strategies = {number: training.strategy(number) for number in REPLICAS}
@@ -206,6 +233,7 @@ if __name__ == "__main__":
         results["two sources", name] = of_two_sources(strategies[2], getattr(bnref, name))
     results["refusals"] = refusals(strategies[2])
     results["overflow"] = [overflowing(strategies[2], replica) for replica in (0, 1)]
+    results |= {("on replicas", n): on_replicas_of(strategies[n]) for n in REPLICAS}
     results["nothing to read"] = nothing_to_read(strategies[2])
     results["images"] = [of_images(strategies[number]) for number in REPLICAS]
     with tempfile.TemporaryDirectory() as folder:

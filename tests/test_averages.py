@@ -86,6 +86,22 @@ def test_the_debiased_average_is_right_for_momentum_zero_and_close_to_one(batch,
     assert_remembered(layer, batches)
 
 
+@pytest.mark.parametrize("update", [1, 2, 5, 1000, 10**8])
+@pytest.mark.parametrize("momentum", [None, 0.0, 0.9, 0.999999])
+def test_the_weight_of_a_batch_goes_from_one_over_t_to_one_minus_momentum(momentum, update):
+    """None: the plain mean of all batches. In float64, so that the weight can be read back."""
+    kind = CumulativeBatchNorm if momentum is None else DebiasedBatchNorm
+    layer = kind(momentum=momentum or 0.0, dtype="float64")
+    layer.build((None, 1))
+    layer.updates.assign(update - 1)
+    layer.moving_mean.assign([1.0])
+    layer(np.array([[3.0], [5.0]]), training=True)
+    weight = (float(layer.moving_mean[0]) - 1) / (4 - 1)
+    expected = 1 / update if momentum is None else (1 - momentum) / (1 - momentum**update)
+    assert weight == pytest.approx(expected, rel=1e-6)
+    assert int(layer.updates) == update
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.99, 0.999999])
 @pytest.mark.parametrize("kind", [DebiasedBatchNorm, CumulativeBatchNorm])
 def test_after_one_step_the_population_is_the_batch_even_of_a_variance_of_a_millionth(

@@ -24,7 +24,7 @@ from layers_under_test import (
 )
 
 from bnref import BatchNorm, BatchRenorm
-from bnref.layers.schedule import Schedule
+from bnref.layers._schedule import Schedule
 
 EPSILON = 0.02
 SIGMA = np.sqrt(np.array(VARIANCE) + EPSILON)

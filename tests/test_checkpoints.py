@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_alone(tmp_path, change,
 
 def test_numbers_of_numpy_and_tensorflow_can_be_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, every=5)
-    options = {"measure": lambda model: {"a": np.float32(2), "b": tf.constant(3)}}
+    options = {"measure": lambda run: {"a": np.float32(2), "b": tf.constant(3)}}
     options |= {"seed": np.int64(3), "batch_size": np.int64(16), "carry": np.bool_(True)}
     learned(checkpoints, steps=5, **options)
     history, _ = learned(checkpoints, steps=6, **options)

@@ -219,9 +219,9 @@ REFUSED = {
     "epsilon too far": (lambda: port(changed(), source="keras", target="flax", target_epsilon=0.1),
                         "target_epsilon must be at most 0.002, where"),
     "count 1": (lambda: port(changed(), source="keras", target="pytorch", count=1),
-                "count must be a whole number, 2 or more; received 1"),
+                "count must be a whole number, at least 2; received 1"),
     "count unused": (lambda: port(changed(), source="keras", target="flax", count=0),
-                     "count must be a whole number, 2 or more; received 0"),
+                     "count must be a whole number, at least 2; received 0"),
     "count half": (lambda: port(changed(), source="keras", target="pytorch", count=2.5), "count"),
 }  # fmt: skip
 

@@ -44,13 +44,13 @@ def gpus(monkeypatch):
 
 def test_replicas_configure_cpus_once_and_say_so_when_it_is_too_late():
     lines = in_new_process(
-        "print(devices.replicas(1), scale.describe())\n"
-        "print(devices.replicas(2), scale.describe())\n"
+        "print(devices.names(1), scale.describe())\n"
+        "print(devices.names(2), scale.describe())\n"
         "print(len(tf.config.list_logical_devices('CPU')))\n"
         "devices.configure(); devices.configure(cpus=3)\n"
-        "print(devices.replicas(8)[-1])\n"
+        "print(devices.names(8)[-1])\n"
         "with tf.device('CPU:7'): print(tf.zeros(1).device[-5:])\n"
-        "try: devices.replicas(9)\n"
+        "try: devices.names(9)\n"
         "except RuntimeError as error: print(error)\n"
     )
     assert lines[0].startswith("['CPU:0'] 1 logical CPU device on ")
@@ -63,7 +63,7 @@ def test_replicas_configure_cpus_once_and_say_so_when_it_is_too_late():
 
 def test_more_replicas_than_the_default_are_configured():
     lines = in_new_process(
-        "print(devices.replicas(11)[-1], devices.replicas(10)[-1])\n"
+        "print(devices.names(11)[-1], devices.names(10)[-1])\n"
         "print(len(tf.config.list_logical_devices('CPU')))\n"
     )
     assert lines == ["CPU:10 CPU:9", "11"]
@@ -72,11 +72,11 @@ def test_more_replicas_than_the_default_are_configured():
 def test_a_process_started_with_enough_devices_is_not_asked_for_eight():
     lines = in_new_process(
         "devices.configure(cpus=3); tf.zeros(1)\n"
-        "print(devices.replicas(3), devices.kind())\n"
+        "print(devices.names(3))\n"
         "try: devices.configure()\n"
         "except RuntimeError as error: print(error)\n"
     )
-    assert lines[0] == "['CPU:0', 'CPU:1', 'CPU:2'] CPU"
+    assert lines[0] == "['CPU:0', 'CPU:1', 'CPU:2']"
     assert "configure(cpus=8)" in lines[1] and "started with 3" in lines[1]
 
 
@@ -85,18 +85,11 @@ def test_gpus_are_used_when_there_is_one_for_every_replica(gpus, monkeypatch):
     monkeypatch.setattr(devices, "_logical_cpus", lambda: 1)
     monkeypatch.setattr(devices, "configure", lambda *, cpus: configured.append(cpus))
     gpus("first", "second")
-    assert devices.replicas(1) == ["GPU:0"]
-    assert devices.replicas(2) == ["GPU:0", "GPU:1"]
+    assert devices.names(1) == ["GPU:0"]
+    assert devices.names(2) == ["GPU:0", "GPU:1"]
     assert configured == []
-    assert devices.replicas(3) == ["CPU:0", "CPU:1", "CPU:2"]
+    assert devices.names(3) == ["CPU:0", "CPU:1", "CPU:2"]
     assert configured == [8]
-
-
-def test_kind_follows_the_visible_devices(gpus):
-    gpus()
-    assert devices.kind() == "CPU"
-    gpus("one")
-    assert devices.kind() == "GPU"
 
 
 def test_describe_names_the_gpus_before_the_processor(gpus, monkeypatch):
@@ -109,14 +102,11 @@ def test_describe_names_the_gpus_before_the_processor(gpus, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("function", ["replicas", "configure"])
-@pytest.mark.parametrize(
-    "value, error",
-    [(0, ValueError), (-2, ValueError), (2.0, TypeError), ("2", TypeError), (True, TypeError)],
-)
-def test_a_count_that_is_no_positive_integer_is_refused_by_name(function, value, error):
-    name = {"replicas": "count", "configure": "cpus"}[function]
-    with pytest.raises(error, match=f"^{name} must be .*1 or more; received {value!r}$"):
+@pytest.mark.parametrize("function, name", [("names", "count"), ("configure", "cpus")])
+@pytest.mark.parametrize("value", [0, -2, 2.0, "2", True])
+def test_a_count_that_is_no_positive_integer_is_refused_by_name(function, name, value):
+    message = f"^{name} must be a whole number, at least 1; received {value!r}$"
+    with pytest.raises(ValueError, match=message):
         getattr(devices, function)(**{name: value})
 
 

@@ -165,7 +165,7 @@ def test_a_model_takes_the_domain_as_an_input_and_learns_a_row_a_domain(batch):
 
 @pytest.mark.parametrize("domains", [0, -1, 1.5, True, "2", None])
 def test_a_number_of_domains_that_is_no_whole_number_above_zero_is_refused_by_name(domains):
-    message = f"domains must be a whole number, 1 or more; received {re.escape(repr(domains))}"
+    message = f"domains must be a whole number, at least 1; received {re.escape(repr(domains))}"
     with pytest.raises(ValueError, match=message):
         DomainBatchNorm(domains=domains)
 

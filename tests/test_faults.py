@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bnref import workers
-from bnref.workers.starting import _free_ports
+from bnref.workers._launcher import _free_ports
 
 WORKER = str(Path(__file__).with_name("worker.py"))
 LIMIT = 180

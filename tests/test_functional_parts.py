@@ -7,6 +7,9 @@ import tensorflow as tf
 from layers_under_test import BETA, GAMMA, assert_all_close, some_steps
 
 from bnref import functional
+from bnref.functional._inputs import over_positions
+from bnref.functional._rows import Index
+from bnref.functional._selected_moments import rows_of_domains
 
 EPSILON = 0.02
 GAMMA, BETA = np.float32(GAMMA), np.float32(BETA)
@@ -30,7 +33,7 @@ def with_gradient(x, dy, moments_of, **replaced):
 
 MOMENTS_OF = {
     "all": (functional.moments, lambda x: [x]),
-    "parts": (lambda x: functional.moments_of_parts(x, 3), lambda x: np.split(x, 3)),
+    "parts": (lambda x: functional.moments_of_groups(x, 3), lambda x: np.split(x, 3)),
     "examples": (functional.moments_of_examples, list),
     "domains": (
         lambda x: functional.moments_of_domains(x, DOMAIN, 3),
@@ -122,7 +125,7 @@ def test_a_part_picks_the_row_each_example_is_normalized_by(batch, dtype):
     mean, variance = batch((2, 3), 4, kind), np.array([[1, 2, 3], [0.5, 5, 50]], kind)
     gamma, beta = batch((2, 3), 5, kind), batch((2, 3), 6, kind)
     rows = functional.Moments(
-        tf.constant(mean), tf.constant(variance), rows=functional.Index(tf.constant(part), 2)
+        tf.constant(mean), tf.constant(variance), rows=Index(tf.constant(part), 2)
     )
     with tf.GradientTape() as tape:
         inputs = [tf.constant(each) for each in (x, gamma, beta)]
@@ -163,7 +166,7 @@ def test_a_vector_is_its_own_mean_with_variance_zero(batch):
 def test_a_mask_is_spread_over_the_positions_it_does_not_name(batch, shape, known):
     x, mask = batch((6, 4, 2, 3)), np.random.default_rng(0).random(shape) < 0.5
     signature = [tf.TensorSpec((None,) * 3 + (3,)), tf.TensorSpec((None,) * len(shape), tf.bool)]
-    spread = functional.over_positions
+    spread = over_positions
     if not known:
         spread = tf.function(spread, input_signature=signature[::-1])
     expected = np.broadcast_to(mask.reshape(*shape, *[1] * (4 - len(shape))), (6, 4, 2, 1))
@@ -182,7 +185,7 @@ def test_what_is_not_read_may_be_nan_in_the_moments_of_a_mask(batch):
 @pytest.mark.parametrize("parts", [4, 5, 7])
 @pytest.mark.parametrize("known", [True, False])
 def test_parts_that_do_not_divide_the_batch_are_refused_by_name(batch, parts, known):
-    function = lambda x: functional.moments_of_parts(x, parts)[:2]  # noqa: E731
+    function = lambda x: functional.moments_of_groups(x, parts)[:2]  # noqa: E731
     if not known:
         function = tf.function(function, input_signature=[tf.TensorSpec((None, 3))])
     error = ValueError if known else tf.errors.InvalidArgumentError
@@ -194,7 +197,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused_by_name(batch, parts, kn
 def test_a_domain_out_of_range_is_refused_with_the_range(batch, index):
     domain = np.array([0, 1, 2, 0, 1, index])
     for function in (
-        lambda: functional.rows_of_domains(domain, 3),
+        lambda: rows_of_domains(domain, 3),
         lambda: functional.moments_of_domains(batch((6, 3)), domain, 3),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match="domain must lie in 0 .* 2; rece"):
@@ -205,7 +208,7 @@ def test_a_domain_out_of_range_is_refused_with_the_range(batch, index):
     "function",
     [
         functional.moments_of_examples,
-        lambda x: functional.moments_of_parts(x, 2),
+        lambda x: functional.moments_of_groups(x, 2),
         lambda x: functional.moments_of_domains(x, [0, 1], 2),
         lambda x: functional.masked_moments(x, [True, False]),
     ],

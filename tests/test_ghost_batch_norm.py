@@ -160,7 +160,7 @@ def test_one_part_is_batch_norm(size, seed):
 
 @pytest.mark.parametrize("groups", [0, -1, 1.5, 2.0, True, "2", None])
 def test_a_number_of_groups_that_is_no_whole_number_above_zero_is_refused_by_name(groups):
-    message = f"groups must be a whole number, 1 or more; received {re.escape(repr(groups))}"
+    message = f"groups must be a whole number, at least 1; received {re.escape(repr(groups))}"
     with pytest.raises(ValueError, match=message):
         GhostBatchNorm(groups=groups)
 

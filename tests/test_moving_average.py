@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bnref
-from bnref.moving_average import fluctuation, independent_batches, lag, start_weight
+from bnref.moving_average import fluctuation, lag, start_weight
 
 CASES = [(rho, phi) for rho in (0.0, 0.5, 0.9, 0.99) for phi in (-0.5, 0.0, 0.3, 0.9, 0.99)]
 
@@ -57,8 +57,8 @@ def test_many_steps_come_to_the_closed_form(rho, phi):
 def test_known_values():
     assert lag(0.99) == pytest.approx(99)
     assert fluctuation(0.99) == pytest.approx(np.sqrt(0.01 / 1.99))
-    assert independent_batches(0.99) == pytest.approx(199)
-    assert independent_batches(0.9, 0.9) == pytest.approx(19 * 0.19 / 1.81)
+    assert fluctuation(0.99) ** -2 == pytest.approx(199)  # independent batches
+    assert fluctuation(0.9, 0.9) ** -2 == pytest.approx(19 * 0.19 / 1.81)
     assert start_weight(0.99, 100) == pytest.approx(0.366, abs=5e-4)
 
 

@@ -1,23 +1,15 @@
-"""Tests of bnref.population: the weights of the running averages, and Precise BN."""
+"""Tests of bnref.population: Precise BN and its estimators."""
 
 import keras
 import numpy as np
 import pytest
 import reference
-import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bnref import BatchNorm, BatchRenorm, DomainBatchNorm, GhostBatchNorm
 from bnref.layers import CumulativeBatchNorm, DebiasedBatchNorm
-from bnref.population import (
-    corrected,
-    cumulative_weight,
-    debiased_weight,
-    exponential_weight,
-    pooled,
-    recompute,
-)
+from bnref.population import corrected, pooled, recompute
 
 BOTH = pytest.mark.parametrize(
     "variance, expected",
@@ -46,46 +38,6 @@ def assert_same_state(model, before):
 def assert_population(layer, expected, rtol=1e-5):
     np.testing.assert_allclose(layer.moving_mean, expected[0], rtol=rtol, atol=rtol)
     np.testing.assert_allclose(layer.moving_variance, expected[1], rtol=rtol)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 50])
-@pytest.mark.parametrize("momentum", [0.0, 0.6, 0.99])
-def test_each_weight_makes_its_average_by_recursion(batch, momentum, steps):
-    batches, start = batch((steps, 3), dtype="float64"), np.array([9.0, -90.0, 900.0])
-    averages = [
-        (
-            lambda t: exponential_weight(t, momentum=momentum),
-            reference.exponential_average(batches, momentum=momentum, start=start),
-        ),
-        (
-            lambda t: debiased_weight(t, momentum=momentum),
-            reference.debiased_average(batches, momentum=momentum),
-        ),
-        (cumulative_weight, reference.cumulative_average(batches)),
-    ]
-    for weight, expected in averages:
-        population = start
-        for t, each in enumerate(batches, start=1):
-            share = weight(tf.constant(t))
-            assert share.dtype == tf.float64 and share.shape == ()
-            population = (1 - float(share)) * population + float(share) * each
-        # A weight is rounded once, relative to itself, in each of the steps; the start weighs 900.
-        np.testing.assert_allclose(population, expected, rtol=1e-6, atol=1e-4)
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999999])
-def test_the_debiased_weight_goes_from_one_over_t_to_one_minus_momentum(momentum):
-    t = np.array([1, 2, 5, 1000, 10**8])
-    expected = (1 - momentum) / (1 - momentum ** t.astype("float64"))
-    actual = debiased_weight(tf.constant(t), momentum=momentum)
-    np.testing.assert_allclose(actual, expected, rtol=1e-6)
-    assert float(actual[0]) == 1.0
-
-
-def test_the_weights_take_many_updates_at_once():
-    t = tf.constant([1, 2, 4])
-    np.testing.assert_allclose(exponential_weight(t, momentum=0.9), [0.1, 0.1, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(cumulative_weight(t), [1, 1 / 2, 1 / 4])
 
 
 @given(

@@ -174,7 +174,7 @@ def trained(model, step, x, y):
 def test_a_layer_frozen_after_the_first_step_is_frozen_from_the_next_on():
     model = sequential(layers.BatchNorm(name="norm"))
     x, y = batch_of((6, 4)), np.array([0, 1, 2, 0, 1, 2])
-    step = training.compiled_step(model, keras.optimizers.SGD(0.1))
+    step = training.Run(model, keras.optimizers.SGD(0.1)).step
     everything = trained(model, step, x, y)
     assert len(everything) == 6
     model.layers[1].trainable = False
@@ -187,7 +187,7 @@ def test_a_layer_unfrozen_after_the_step_was_made_is_refused_and_nothing_moves()
     model = sequential(layers.BatchNorm(name="norm"))
     x, y = batch_of((6, 4)), np.array([0, 1, 2, 0, 1, 2])
     model.layers[1].trainable = False
-    step = training.compiled_step(model, keras.optimizers.SGD(0.1))
+    step = training.Run(model, keras.optimizers.SGD(0.1)).step
     step(x, y)
     model.layers[1].trainable = True
     before = [each.numpy() for each in model.weights]

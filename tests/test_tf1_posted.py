@@ -10,8 +10,15 @@ import pytest
 import reference
 import tensorflow as tf
 
-from bnref.tf1 import METHODS, separate_memory, session, shared_memory, tensorflow_1
-from bnref.tf1.towers import on_towers, training_step
+from bnref.tf1 import (
+    METHODS,
+    on_towers,
+    separate_memory,
+    session,
+    shared_memory,
+    tensorflow_1,
+    training_step,
+)
 
 v1 = tf.compat.v1
 GAMMA, BETA = [1.5, -0.7, 0.2], [0.3, 2.0, -4.0]
@@ -217,10 +224,7 @@ def test_the_second_tower_has_the_variables_of_the_first_and_none_else(method, r
 
 @pytest.mark.parametrize("method, repaired", FORMS[1:])
 def test_without_the_fault_each_tower_uses_its_own_moments(batch, method, repaired):
-    with (
-        separate_memory(2) as placement,
-        used_by_towers(method, placement, repaired=repaired) as step,
-    ):
+    with used_by_towers(method, separate_memory(2), repaired=repaired) as step:
         for x in growing(batch, 3):
             for own, used in step(x):
                 assert same(used, own).all()
@@ -232,10 +236,7 @@ def test_the_fault_of_reading_the_step_before_needs_both_defaults_of_tensorflow_
 ):
     conditions = {"resource_variables": resource, "control_flow_v2": v2}
     before, late, timely = np.zeros((2, 3)), 0, 0
-    with (
-        separate_memory(1) as placement,
-        used_by_towers(1, placement, conditions=conditions) as step,
-    ):
+    with used_by_towers(1, separate_memory(1), conditions=conditions) as step:
         for x in growing(batch, 12):
             ((own, used),) = step(x)
             # By a race, which the step before wins all but always.
@@ -254,10 +255,8 @@ def test_with_shared_memory_method_1_uses_moments_of_this_step(batch, variables)
 
 
 def test_with_the_variables_on_the_first_tower_the_second_is_wrong(batch):
-    with (
-        separate_memory(2, variables="with the first tower") as placement,
-        used_by_towers(1, placement) as step,
-    ):
+    placement = separate_memory(2, variables="with the first tower")
+    with used_by_towers(1, placement) as step:
         seen, wrong = [np.zeros((2, 3))], []
         for x in growing(batch, 5):
             (first, used_first), (second, used_second) = step(x)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from bnref import BatchNorm
-from bnref.training import compiled_step, evaluate, shuffled_batches, train
+from bnref.training import Run, evaluate, shuffled_batches, train
 from bnref_gallery.models import perceptron, two_convolutions
 
 
@@ -33,7 +33,7 @@ def history_and_weights(data, *, seed, make=small_model):
     model = make()
     history = train(
         model, *data, steps=6, batch_size=16, seed=seed, every=1,
-        measure=lambda model: {"bias": float(model.layers[-1].bias[0])},
+        measure=lambda run: {"bias": float(run.model.layers[-1].bias[0])},
     )  # fmt: skip
     return history, weights(model)
 
@@ -122,8 +122,8 @@ def test_measuring_is_at_the_start_at_every_so_many_steps_and_at_the_end(
 ):
     model, calls = small_model(), []
 
-    def measure(measured):
-        assert measured is model
+    def measure(run):
+        assert run.model is model
         calls.append(float(model.layers[-1].bias[0]))
         return {"bias": calls[-1], "number": len(calls)}
 
@@ -229,7 +229,7 @@ def test_bad_arguments_are_refused_by_name_before_anything_is_trained(
     data = change(*separable) if change else separable
     with pytest.raises(ValueError, match=re.escape(message)):
         train(
-            model, *data, measure=lambda model: measured.append(1) or {},
+            model, *data, measure=lambda run: measured.append(1) or {},
             **{"steps": 2, "batch_size": 16, **options},
         )  # fmt: skip
     assert not measured
@@ -270,7 +270,7 @@ def test_a_compiled_step_moves_weights_and_populations_once_and_gives_the_loss_b
     kernel, hidden = model.layers[0].kernel.numpy(), model.layers[0](x).numpy()
     logits = keras.ops.convert_to_numpy(model(x, training=True))  # moves the population once
     expected = -np.mean((logits - np.log(np.exp(logits).sum(1, keepdims=True)))[np.arange(8), y])
-    step = compiled_step(model, keras.optimizers.SGD(0.1))
+    step = Run(model, keras.optimizers.SGD(0.1)).step
     assert float(step(x, y)) == pytest.approx(expected, rel=1e-5)
     assert np.abs(model.layers[0].kernel.numpy() - kernel).max() > 1e-4
     np.testing.assert_allclose(model.layers[1].moving_mean, 0.75 * hidden.mean(0), rtol=1e-4)
@@ -278,9 +278,7 @@ def test_a_compiled_step_moves_weights_and_populations_once_and_gives_the_loss_b
 
 def test_a_compiled_step_takes_another_loss():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="ones")])
-    step = compiled_step(
-        model, keras.optimizers.SGD(0.0), lambda y, output: (output[:, 0] - y) ** 2
-    )
+    step = Run(model, keras.optimizers.SGD(0.0), lambda y, output: (output[:, 0] - y) ** 2).step
     x, y = np.array([[1, 2, 3], [0, 0, 1]], "float32"), np.array([4, 4], "float32")
     assert float(step(x, y)) == pytest.approx((2**2 + 3**2) / 2)
 
@@ -306,12 +304,12 @@ def test_accumulated_gradients_are_those_of_the_parts_each_normalized_by_itself(
     keras.utils.set_random_seed(0)
     model, by_hand = small_model(), small_model()
     by_hand.set_weights(model.get_weights())
-    loss = compiled_step(model, keras.optimizers.SGD(0.5), accumulate=parts)(x, y)
+    loss = Run(model, keras.optimizers.SGD(0.5), accumulate=parts).step(x, y)
     with tf.GradientTape() as tape:
         total = 0.0
-        for i, j in itertools.pairwise(16 * k // parts for k in range(parts + 1)):
-            logits = by_hand(x[i:j], training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y[i:j], logits)
+        for own_x, own_y in zip(np.array_split(x, parts), np.array_split(y, parts), strict=True):
+            logits = by_hand(own_x, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(own_y, logits)
             total += tf.reduce_sum(losses) / 16
     kernels = [v.value for v in by_hand.trainable_variables]
     for variable, gradient in zip(kernels, tape.gradient(total, kernels), strict=True):
@@ -339,7 +337,7 @@ def test_a_weight_that_is_not_used_stays_with_accumulation_too(separable):
     unused, before = model.unused, np.array(model.unused.kernel)
     assert len(model.trainable_variables) == 4
     with pytest.warns(UserWarning, match="Gradients do not exist"):
-        compiled_step(model, keras.optimizers.SGD(0.5), accumulate=2)(*(e[:8] for e in separable))
+        Run(model, keras.optimizers.SGD(0.5), accumulate=2).step(*(e[:8] for e in separable))
     np.testing.assert_array_equal(unused.kernel, before)
 
 
@@ -353,9 +351,9 @@ def test_the_models_own_losses_are_added_once(separable):
     model = penalized(0.1)
     penalty = 0.1 * float(np.sum(np.square(model.variables[0])))
     batch = [each[:8] for each in separable]
-    without = float(compiled_step(penalized(0.0), keras.optimizers.SGD(0.1))(*batch))
+    without = float(Run(penalized(0.0), keras.optimizers.SGD(0.1)).step(*batch))
     for parts in (1, 4):
-        step = compiled_step(penalized(0.1), keras.optimizers.SGD(0.1), accumulate=parts)
+        step = Run(penalized(0.1), keras.optimizers.SGD(0.1), accumulate=parts).step
         assert float(step(*batch)) == pytest.approx(without + penalty, rel=1e-5)
     assert penalty > 0.01
 
@@ -400,7 +398,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step_it_began_at(separabl
     with pytest.raises(FloatingPointError, match="the loss is nan at step 4, on replica 0 of 1"):
         train(
             small_model(), *separable, steps=20, batch_size=16, every=10, optimizer=optimizer,
-            loss=loss, measure=lambda model: measured.append(1) or {},
+            loss=loss, measure=lambda run: measured.append(1) or {},
         )  # fmt: skip
     assert len(measured) == 1, "measured before the first step, and not after the NaN"
 
@@ -436,7 +434,7 @@ def test_labels_of_several_positions_an_example_are_counted_one_by_one(batch):
 def test_an_optimizer_that_accumulates_by_itself_is_accepted(separable):
     model = small_model()
     before = weights(model)
-    step = compiled_step(model, keras.optimizers.SGD(0.5, gradient_accumulation_steps=2))
+    step = Run(model, keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)).step
     step(*(each[:8] for each in separable))
     np.testing.assert_array_equal(before[0], weights(model)[0])
     step(*(each[8:16] for each in separable))
@@ -472,7 +470,7 @@ def test_an_evaluation_of_nothing_is_refused(separable):
 
 def test_a_step_on_arrays_of_different_lengths_is_refused(separable):
     x, y = separable
-    step = compiled_step(small_model(), keras.optimizers.SGD(0.1))
+    step = Run(small_model(), keras.optimizers.SGD(0.1)).step
     with pytest.raises(ValueError, match="x and y must be equally long; received 4 and 5"):
         step(x[:4], y[:5])
 
@@ -482,5 +480,5 @@ def test_what_is_measured_has_the_same_names_each_time(separable):
     with pytest.raises(ValueError, match=r"measure must give \['a'\] each time; received \['b'\]"):
         train(
             small_model(), *separable, steps=2, batch_size=16, every=1,
-            measure=lambda model: {next(names): np.float32(1)},
+            measure=lambda run: {next(names): np.float32(1)},
         )  # fmt: skip

@@ -120,6 +120,21 @@ def test_a_step_in_which_one_replica_overflows_is_left_out_by_all(ran, replica):
     assert max(np.abs(a - b).max() for a, b in zip(after[-1], before, strict=True)) > 1e-3
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_a_function_on_replicas_gets_its_own_entry_of_each_column(ran, replicas):
+    found = ran["on replicas", replicas]
+    for shares, outcomes, remembered in found["seen"]:
+        assert len(outcomes) == len(remembered) == replicas
+        for i, (share, (mean, size), own) in enumerate(
+            zip(shares, outcomes, remembered, strict=True)
+        ):
+            np.testing.assert_allclose(mean, share.mean(0) * (i + 1), rtol=1e-4, atol=1e-4)
+            assert size == len(share)
+            np.testing.assert_allclose(own, share.mean(0), rtol=1e-4, atol=1e-4)
+    assert found["nothing"] == [None] * replicas
+    assert f"an entry a replica, {replicas} in all; received {replicas + 1}" in found["wrong"]
+
+
 def test_a_mask_that_is_false_on_all_replicas_leaves_the_population(ran):
     means, variances = ran["nothing to read"][:2], ran["nothing to read"][2:]
     assert not np.any(means) and np.all(np.equal(variances, 1)) and len(variances) == 2

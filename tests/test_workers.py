@@ -14,9 +14,10 @@ import pytest
 
 from bnref import workers
 from bnref.training import strategy
-from bnref.workers import meeting, starting
+from bnref.workers import _launcher as launcher
+from bnref.workers import _rendezvous as rendezvous
 from bnref.workers.__main__ import main
-from bnref.workers.starting import _free_ports
+from bnref.workers._launcher import _free_ports
 
 ADDRESSES = ("host-a:1", "host-b:2", "host-c:3")
 LIMIT = 60  # seconds, for the day a wait does not end
@@ -89,13 +90,13 @@ def free_addresses(count):
 def meet(monkeypatch):
     """Runs ``meet`` for several workers at once, each in a thread, and returns their errors."""
     own = threading.local()
-    monkeypatch.setattr(meeting, "task", lambda: own.task)
+    monkeypatch.setattr(rendezvous, "task", lambda: own.task)
 
     def run(addresses, indices, timeout):
         errors = {}
 
         def one(index):
-            own.task = workers.Task(index, addresses)
+            own.task = rendezvous.Task(index, addresses)
             try:
                 workers.meet(timeout=timeout)
                 errors[index] = None
@@ -242,11 +243,11 @@ def test_a_worker_that_fails_takes_the_others_along_and_is_named_first(script, t
 def test_after_a_failure_the_others_have_the_grace_and_not_the_whole_time(monkeypatch):
     """By a clock of the test's own, which sleeping moves on."""
     clock = [0.0]
-    monkeypatch.setattr(starting.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(starting.time, "sleep", lambda pause: clock.append(clock.pop() + pause))
+    monkeypatch.setattr(launcher.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(launcher.time, "sleep", lambda pause: clock.append(clock.pop() + pause))
     runs, fails = (type("Process", (), {"poll": lambda self, s=s: s})() for s in (None, 3))
     with pytest.raises(RuntimeError, match="worker 1 ended with status 3; worker 0 was ended 7 s"):
-        starting._wait([runs, fails], 1000, 7)
+        launcher._wait([runs, fails], 1000, 7)
     assert 7 <= clock[0] < 8
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from bnref import workers
-from bnref.workers import starting
+from bnref.workers import _launcher as launcher
 
 WORKER = str(Path(__file__).with_name("worker.py"))
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -64,6 +64,6 @@ def test_the_workers_of_one_machine_share_its_gpus(
     script.write_text(
         "import os; os.write(1, f'given {os.environ.get(\"CUDA_VISIBLE_DEVICES\")}\\n'.encode())"
     )
-    starting.start(script, count, timeout=LIMIT)
+    launcher.start(script, count, timeout=LIMIT)
     lines = sorted(line for line in capfd.readouterr().out.splitlines() if "given" in line)
     assert lines == sorted(f"given {part}" for part in parts)

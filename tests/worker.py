@@ -25,13 +25,13 @@ X = (RANDOM.standard_normal((90, 6)) * [1, 5, 0.2, 1, 1, 3] + [0, 4, 0, -9, 0, 1
 Y = np.int64(X[:, 0] * X[:, 4] > 0)
 
 
-def measure(model):
+def measure(run):
     """Called at every fifth step: the fourth time is at step 15."""
     measure.calls += 1
     fault = {f"dies {SELF}": signal.SIGKILL, f"stops {SELF}": signal.SIGSTOP}.get(FAULT)
     if fault and measure.calls == 4:
         os.kill(os.getpid(), fault)
-    return dict(zip(("test_loss", "accuracy"), training.evaluate(model, X, Y), strict=True))
+    return dict(zip(("test_loss", "accuracy"), run.evaluate(X, Y), strict=True))
 
 
 measure.calls = 0

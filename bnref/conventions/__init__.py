@@ -8,14 +8,13 @@ names the versions); read in the sources of Lasagne, Caffe (``batch_norm_layer.c
 (``batch_norm.cc``, its CPU version).
 """
 
-from bnref.conventions.converting import convert_momentum, convert_variance
-from bnref.conventions.frameworks import CONVENTIONS, Convention
-from bnref.conventions.porting import Ported, port
+from bnref.conventions._converting import convert_momentum, convert_variance
+from bnref.conventions._frameworks import CONVENTIONS, Convention
+from bnref.conventions._porting import port
 
 __all__ = [
     "CONVENTIONS",
     "Convention",
-    "Ported",
     "convert_momentum",
     "convert_variance",
     "port",

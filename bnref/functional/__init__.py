@@ -7,31 +7,18 @@ which row normalizes which example, and the way a sum over the batch becomes an 
 examples that the numbers were taken from.
 """
 
-from bnref.functional.assignment import Index, Parts
-from bnref.functional.batch import (
-    Moments,
-    masked_moments,
-    moments,
-    moments_of_examples,
-    moments_of_parts,
-)
-from bnref.functional.domains import moments_of_domains, rows_of_domains
-from bnref.functional.normalizing import normalize
-from bnref.functional.replicas import mean_over_replicas, over_replicas
-from bnref.functional.shapes import over_positions
+from bnref.functional._moments import Moments, moments, moments_of_examples, moments_of_groups
+from bnref.functional._normalize import normalize
+from bnref.functional._over_replicas import over_replicas
+from bnref.functional._selected_moments import masked_moments, moments_of_domains
 
 __all__ = [
-    "Index",
     "Moments",
-    "Parts",
     "masked_moments",
-    "mean_over_replicas",
     "moments",
     "moments_of_domains",
     "moments_of_examples",
-    "moments_of_parts",
+    "moments_of_groups",
     "normalize",
-    "over_positions",
     "over_replicas",
-    "rows_of_domains",
 ]

@@ -9,9 +9,7 @@ from numbers import Integral
 
 import keras
 
-from bnref.functional._checks import check_variance
-
-__all__ = []
+from bnref._checks import stored_variance
 
 # The arguments that name a Keras object, and what makes one of a name.
 _OBJECTS = {
@@ -104,7 +102,7 @@ class ChannelLayer(keras.layers.Layer):
                     f"{tuple(variable.shape)}; received {tuple(value.shape)}"
                 )
             if variable is self.moving_variance:
-                check_variance(self.name, value)
+                stored_variance(self.name, value)
 
     def _say_once(self, message):
         if message not in self._warned:

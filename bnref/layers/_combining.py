@@ -1,7 +1,5 @@
 """Which variants may be combined: those that answer different questions."""
 
-__all__ = []
-
 QUESTIONS = {
     "batch_moments": "question 1, whose statistics",
     "update_population": "question 2, remembered how",

@@ -2,8 +2,6 @@
 
 import sys
 
-__all__ = []
-
 # TensorFlow's function that repeats the forward pass for `tf.recompute_grad`, which is also what
 # ``keras.RematScope`` uses. TensorFlow does not say in any other way that it is recomputing.
 _FUNCTION = "inner_recompute_grad"

@@ -1,12 +1,12 @@
 """Batch normalization, with one hook for each of the three questions a variant answers."""
 
 import math
-from numbers import Integral, Real
 
 import keras
 import tensorflow as tf
 
 from bnref import functional
+from bnref._checks import is_number
 from bnref.layers._channel_layer import ChannelLayer
 from bnref.layers._combining import check_combination
 from bnref.layers._recomputing import recomputing
@@ -93,8 +93,8 @@ class BatchNorm(ChannelLayer):
             raise ValueError(f"epsilon must be a number above 0; received {epsilon!r}")
         self.momentum, self.epsilon = float(momentum), float(epsilon)
 
-    # What a call may say besides x, for question 1: names such as "domain".
-    whose = ()
+    # What a call may be given besides its inputs, for question 1: names such as "domain".
+    extra_inputs = ()
 
     def batch_moments(self, x):
         """Whose statistics? All examples of this replica's batch."""
@@ -104,27 +104,27 @@ class BatchNorm(ChannelLayer):
         """Remembered how? An exponential average of the batches'."""
         self.remember(moments, weight=1 - self.momentum)
 
-    def training_moments(self, x, **whose):
+    def training_moments(self, x, **extra):
         """Used when? In training the batch's."""
-        moments = self.batch_moments(x, **whose)
+        moments = self.batch_moments(x, **extra)
         self.after_batch(x, moments)
         return moments
 
-    def inference_moments(self, x, **whose):
+    def inference_moments(self, x, **extra):
         """Used when? At inference the population's."""
-        return self.population_moments(**whose)
+        return self.population_moments(**extra)
 
-    def call(self, inputs, training=None, mask=None, **whose):
+    def call(self, inputs, training=None, mask=None, **extra):
         """Normalize `inputs`, shape (N, ..., C); in training, update the population too.
 
-        ``whose`` is what a variant needs to know besides, such as a domain; the base knows none.
+        ``extra`` is what a variant needs to know besides, such as a domain; the base knows none.
         """
-        if unknown := set(whose) - set(self.whose):
+        if unknown := set(extra) - set(self.extra_inputs):
             raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}")
-        if training and mask is not None and "steps" not in self.whose:
+        if training and mask is not None and "valid" not in self.extra_inputs:
             self._say_once("a mask is passed on, and every step counts: see MaskedBatchNorm")
         used = self.training_moments if training and self.trainable else self.inference_moments
-        moments = used(inputs, **whose)
+        moments = used(inputs, **extra)
         gamma = 1.0 if self.gamma is None else tf.convert_to_tensor(self.gamma)
         beta = 0.0 if self.beta is None else tf.convert_to_tensor(self.beta)
         return functional.normalize(inputs, moments, gamma, beta, epsilon=self.epsilon)
@@ -142,7 +142,7 @@ class BatchNorm(ChannelLayer):
     def remember(self, moments, *, weight):
         """Give the batch's moments the weight ``weight``: P ← (1 − weight) · P + weight · B.
 
-        Where the batch was normalized in parts, B is the mean over the parts.
+        Where the batch was normalized in groups, B is the mean over the groups.
         """
         self.blend(self.moving_mean, moments.mean, moments, weight)
         self.blend(self.moving_variance, moments.variance, moments, weight)
@@ -168,7 +168,7 @@ class BatchNorm(ChannelLayer):
             tf.reshape(moments.count > 0, (-1, *self.moving_mean.shape[:-1], 1)), 0
         )
 
-    def population_moments(self, **whose):
+    def population_moments(self, **extra):
         """The population statistics, through which no gradient flows."""
         mean, variance = map(tf.convert_to_tensor, (self.moving_mean, self.moving_variance))
         channels = mean.shape[-1]
@@ -182,15 +182,3 @@ class BatchNorm(ChannelLayer):
         """Refuse a class of two variants that answer the same question, when it is written."""
         super().__init_subclass__(**kwargs)
         check_combination(cls, BatchNorm)
-
-
-def is_number(value):
-    """Whether it is a real number, and no boolean."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def whole_number(name, value):
-    """``value`` as an int, if it is a whole number of at least 1; ``name`` is for the error."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number, 1 or more; received {value!r}")
-    return int(value)

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 
 from bnref.layers._recomputing import recomputing
+from bnref.layers._schedule import Schedule
 from bnref.layers.batch_norm import BatchNorm
-from bnref.layers.schedule import Schedule
 
 __all__ = ["BatchRenorm"]
 
@@ -66,9 +66,9 @@ class BatchRenorm(BatchNorm):
             shape=(), name="steps", initializer="zeros", trainable=False, dtype="int32"
         )
 
-    def training_moments(self, x, **whose):
+    def training_moments(self, x, **extra):
         """Used when? In training the batch's, moved by r and d."""
-        batch = self.batch_moments(x, **whose)
+        batch = self.batch_moments(x, **extra)
         correction = self._correction(batch)
         self.after_batch(x, batch)
         return batch._replace(correction=correction)

@@ -4,7 +4,6 @@ import keras
 import tensorflow as tf
 
 from bnref.layers.batch_norm import BatchNorm
-from bnref.population import cumulative_weight
 
 __all__ = ["CumulativeBatchNorm"]
 
@@ -40,4 +39,4 @@ class CumulativeBatchNorm(BatchNorm):
     def update_population(self, moments):
         """Remembered how? The mean of all batches so far."""
         self.updates.assign_add(tf.cast(self.present(moments)[..., 0], "int32"))
-        self.remember(moments, weight=cumulative_weight(self.updates.value[..., None]))
+        self.remember(moments, weight=1 / tf.cast(self.updates.value[..., None], tf.float64))

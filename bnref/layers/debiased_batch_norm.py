@@ -1,10 +1,11 @@
 """Question 2, remembered how: an exponential average in which the start value has no part."""
 
+import math
+
 import keras
 import tensorflow as tf
 
 from bnref.layers.batch_norm import BatchNorm
-from bnref.population import debiased_weight
 
 __all__ = ["DebiasedBatchNorm"]
 
@@ -27,8 +28,9 @@ class DebiasedBatchNorm(BatchNorm):
     Notes
     -----
     The correction of Adam (Kingma & Ba 2015, arXiv 1412.6980, section 3), and ``zero_debias`` of
-    TensorFlow 1's moving averages. Kept as the average itself, with the weight of
-    `bnref.population.debiased_weight`. Before the first update the population is 0 and 1.
+    TensorFlow 1's moving averages. Kept as the average itself, in which the t-th batch has the
+    weight (1 − ρ)/(1 − ρᵗ): 1/t for small t, 1 − ρ in the end. Before the first update the
+    population is 0 and 1.
     """
 
     def build(self, input_shape):
@@ -42,5 +44,7 @@ class DebiasedBatchNorm(BatchNorm):
     def update_population(self, moments):
         """Remembered how? An exponential average divided by the weight it has gathered."""
         self.updates.assign_add(tf.cast(self.present(moments)[..., 0], "int32"))
-        weight = debiased_weight(self.updates.value[..., None], momentum=self.momentum)
-        self.remember(moments, weight=weight)
+        update = tf.cast(self.updates.value[..., None], tf.float64)
+        log = tf.constant(math.log(self.momentum) if self.momentum else -math.inf, tf.float64)
+        # expm1 keeps the digits that 1 − ρᵗ loses when ρ is close to 1.
+        self.remember(moments, weight=tf.math.expm1(log) / tf.math.expm1(update * log))

@@ -4,8 +4,11 @@ import keras
 import tensorflow as tf
 
 from bnref import functional
+from bnref._checks import whole_number
+from bnref.functional._inputs import after
+from bnref.functional._selected_moments import rows_of_domains
 from bnref.layers._combining import extends
-from bnref.layers.batch_norm import BatchNorm, whole_number
+from bnref.layers.batch_norm import BatchNorm
 
 __all__ = ["DomainBatchNorm"]
 
@@ -46,7 +49,7 @@ class DomainBatchNorm(BatchNorm):
     Both pass one domain at a time; here a batch may hold several, with the same result.
     """
 
-    whose = ("domain",)
+    extra_inputs = ("domain",)
 
     def __init__(self, *, domains, **kwargs):
         super().__init__(**kwargs)
@@ -63,7 +66,7 @@ class DomainBatchNorm(BatchNorm):
 
     def population_moments(self, domain):
         """The population of each example's domain."""
-        rows = functional.rows_of_domains(domain, self.domains)
+        rows = rows_of_domains(domain, self.domains)
         return super().population_moments()._replace(rows=rows)
 
     def call(self, inputs, training=None, mask=None, domain=None):
@@ -76,11 +79,10 @@ class DomainBatchNorm(BatchNorm):
                 f"domain must be whole numbers of shape {inputs.shape[:1]}, one an example; "
                 f"received {domain.dtype.name} of shape {domain.shape}"
             )
-        told = tf.debugging.assert_equal(
+        one_each = tf.debugging.assert_equal(
             tf.shape(domain), tf.shape(inputs)[:1], "domain must hold one whole number an example"
         )
-        with tf.control_dependencies([told] if told is not None else []):
-            domain = tf.identity(domain)
+        domain = after(one_each, domain)
         return super().call(inputs, training=training, mask=mask, domain=domain)
 
     def get_config(self):

@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from bnref import functional
-from bnref.layers.batch_norm import BatchNorm, is_number
+from bnref._checks import is_number
+from bnref.layers.batch_norm import BatchNorm
 
 __all__ = ["ExampleWeighingBatchNorm"]
 

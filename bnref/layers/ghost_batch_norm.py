@@ -1,9 +1,10 @@
-"""Question 1, whose statistics: those of each part of the batch."""
+"""Question 1, whose statistics: those of each group of the batch."""
 
 import keras
 
 from bnref import functional
-from bnref.layers.batch_norm import BatchNorm, whole_number
+from bnref._checks import whole_number
+from bnref.layers.batch_norm import BatchNorm
 
 __all__ = ["GhostBatchNorm"]
 
@@ -38,12 +39,12 @@ class GhostBatchNorm(BatchNorm):
     population takes the mean of the ghost batches' moments in one update, not one update each
     (their weights are then (1 − ρ)ρ^(G − i)), and it averages σ², as its base does, not σ. The
     variance is that of a ghost batch, within which an example is compared with N/G − 1 others;
-    `bnref.population.recompute` pools the parts. TensorFlow 1 puts every (N/B)-th example of the
+    `bnref.population.recompute` pools the groups. TensorFlow 1 puts every (N/B)-th example of the
     batch into one group of B, this layer neighbours.
     """
 
     not_with = {
-        "SyncBatchNorm": "part g of one replica has nothing in common with part g of another"
+        "SyncBatchNorm": "group g of one replica has nothing in common with group g of another"
     }
 
     def __init__(self, *, groups, **kwargs):
@@ -51,8 +52,8 @@ class GhostBatchNorm(BatchNorm):
         self.groups = whole_number("groups", groups)
 
     def batch_moments(self, x):
-        """Whose statistics? Each of G equal parts of this replica's batch by itself."""
-        return functional.moments_of_parts(x, self.groups)
+        """Whose statistics? Each of G equal groups of this replica's batch by itself."""
+        return functional.moments_of_groups(x, self.groups)
 
     def get_config(self):
         """Arguments that make an equal layer."""

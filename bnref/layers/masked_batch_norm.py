@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from bnref import functional
+from bnref.functional._inputs import over_positions
 from bnref.layers.batch_norm import BatchNorm
 
 __all__ = ["MaskedBatchNorm"]
@@ -35,13 +36,13 @@ class MaskedBatchNorm(BatchNorm):
     leaves few steps, the batch is that small: see the notes of `BatchNorm`.
     """
 
-    whose = ("steps",)
+    extra_inputs = ("valid",)
 
-    def batch_moments(self, x, steps=None):
+    def batch_moments(self, x, valid=None):
         """Whose statistics? The steps of this replica's batch where the mask is true."""
-        return super().batch_moments(x) if steps is None else functional.masked_moments(x, steps)
+        return super().batch_moments(x) if valid is None else functional.masked_moments(x, valid)
 
-    def population_moments(self, steps=None):
+    def population_moments(self, valid=None):
         """The population, the same for every step."""
         return super().population_moments()
 
@@ -49,6 +50,6 @@ class MaskedBatchNorm(BatchNorm):
         """Normalize the steps under the mask; the others come out as 0."""
         if mask is None:
             return super().call(inputs, training=training)
-        read = functional.over_positions(mask, inputs)
-        y = super().call(tf.where(read, inputs, 0), training=training, mask=mask, steps=mask)
-        return tf.where(read, y, 0)
+        valid = over_positions(mask, inputs)
+        y = super().call(tf.where(valid, inputs, 0), training=training, mask=mask, valid=mask)
+        return tf.where(valid, y, 0)

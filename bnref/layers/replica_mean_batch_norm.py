@@ -2,7 +2,7 @@
 
 import keras
 
-from bnref import functional
+from bnref.functional._over_replicas import mean_over_replicas
 from bnref.layers._combining import extends
 from bnref.layers.batch_norm import BatchNorm
 
@@ -32,4 +32,4 @@ class ReplicaMeanBatchNorm(BatchNorm):
     @extends
     def update_population(self, moments):
         """Remembered how? An exponential average of the replicas' moments, averaged."""
-        super().update_population(functional.mean_over_replicas(moments))
+        super().update_population(mean_over_replicas(moments))

@@ -30,6 +30,6 @@ class SyncBatchNorm(BatchNorm):
     """
 
     @extends
-    def batch_moments(self, x, **whose):
+    def batch_moments(self, x, **extra):
         """Whose statistics? All examples of the global batch, over all replicas."""
-        return functional.over_replicas(super().batch_moments(x, **whose))
+        return functional.over_replicas(super().batch_moments(x, **extra))

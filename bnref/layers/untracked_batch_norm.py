@@ -25,10 +25,10 @@ class UntrackedBatchNorm(BatchNorm):
     a cure for test data of another distribution: Nado et al. 2020, arXiv 2006.10963.
     """
 
-    def training_moments(self, x, **whose):
+    def training_moments(self, x, **extra):
         """Used when? In training the batch's, which is forgotten."""
-        return self.batch_moments(x, **whose)
+        return self.batch_moments(x, **extra)
 
-    def inference_moments(self, x, **whose):
+    def inference_moments(self, x, **extra):
         """Used when? At inference the batch's."""
-        return self.batch_moments(x, **whose)
+        return self.batch_moments(x, **extra)

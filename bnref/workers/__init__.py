@@ -10,7 +10,7 @@ On one machine ``python -m bnref.workers 2 train.py`` starts two processes of it
 index. Where a scheduler sets ``TF_CONFIG`` itself, run the script alone.
 """
 
-from bnref.workers.meeting import Task, meet, task
-from bnref.workers.starting import start
+from bnref.workers._launcher import start
+from bnref.workers._rendezvous import meet, task
 
-__all__ = ["Task", "meet", "start", "task"]
+__all__ = ["meet", "start", "task"]

@@ -9,8 +9,6 @@ import sys
 
 from bnref.workers import start, task
 
-__all__ = []
-
 
 def main(arguments):
     """Start workers as the command line says, and return the exit status."""

@@ -38,9 +38,9 @@ def device_kind():
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if hidden or not any(Path(node).exists() for node in nodes):
         return "CPU"
-    code = "from bnref import devices; print(devices.kind())"
+    code = "from bnref import devices; print(devices.names(1)[0])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.split()[-1]
+    return done.stdout.split()[-1].partition(":")[0]
 
 
 def cores():

@@ -43,7 +43,8 @@ def function_rows():
     for function in (population.recompute, folding.fold, *tf1.METHODS.values()):
         first, *_ = inspect.getdoc(function).splitlines()
         numbers = re.findall(r"[Qq]uestion (\d)", function.__doc__)
-        name = f":py:func:`~{function.__module__}.{function.__name__}`"
+        module = function.__module__.partition("._")[0]  # the package that passes it on
+        name = f":py:func:`~{module}.{function.__name__}`"
         name = name.replace(".posted", "")
         place = where(function)
         if function in tf1.METHODS.values():  # one page has all four, by their numbers

@@ -59,7 +59,7 @@ def scale() -> str:
     """
     wanted = os.environ.get("BNREF_SCALE")
     if not wanted:
-        return "full" if devices.kind() == "GPU" else "quick"
+        return "full" if devices.names(1) == ["GPU:0"] else "quick"
     if wanted not in ("quick", "full"):
         raise ValueError(f"BNREF_SCALE is {wanted!r}; accepted are 'quick' and 'full', or unset")
     return wanted

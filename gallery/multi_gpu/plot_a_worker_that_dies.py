@@ -47,9 +47,9 @@ def learn(strategy, folder, measure):
         model = keras.Sequential([*layers, keras.layers.ReLU(), keras.layers.Dense(10)])
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
 
-    def tested(model):
+    def tested(run):
         measure()
-        loss, _ = training.evaluate(model, data.x_test, data.y_test)
+        loss, _ = run.evaluate(data.x_test, data.y_test)
         return {"test_loss": loss}
 
     return training.train(

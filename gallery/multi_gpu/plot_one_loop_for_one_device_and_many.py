@@ -54,8 +54,8 @@ def learn(strategy, folder):
         model.add(keras.layers.Dense(10))
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
 
-    def measure(model):
-        loss, accuracy = training.evaluate(model, data.x_test, data.y_test)
+    def measure(run):
+        loss, accuracy = run.evaluate(data.x_test, data.y_test)
         return {"test_loss": loss, "accuracy": accuracy}
 
     return training.train(

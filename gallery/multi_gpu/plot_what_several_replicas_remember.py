@@ -47,7 +47,7 @@ for name, norm in POLICIES.items():
         layer = norm(momentum=0.0)
         model = keras.Sequential([keras.Input((1,)), layer, keras.layers.Dense(2)])
         optimizer = keras.optimizers.SGD(0.0)
-    step = training.compiled_step(model, optimizer)
+    step = training.Run(model, optimizer).step
     for _ in range(10):
         x = np.float32(random.standard_normal((64, 1)) + 4 * (np.arange(64) >= 32)[:, None])
         step(x, np.zeros(64, int))
@@ -71,7 +71,7 @@ def learned(norm, seed):
             layers += [keras.layers.Dense(64), norm(momentum=0.9), keras.layers.ReLU()]
         model = keras.Sequential([*layers, keras.layers.Dense(10)])
         optimizer = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.2, 120))
-    step, draws = training.compiled_step(model, optimizer), np.random.default_rng(seed)
+    step, draws = training.Run(model, optimizer).step, np.random.default_rng(seed)
     for _ in range(120):
         first, second = draws.integers(0, 3000, (2, 32))
         x = np.concatenate([data.x_train[first], 0.4 + data.x_train[second] / 3])

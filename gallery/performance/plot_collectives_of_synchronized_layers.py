@@ -40,7 +40,7 @@ LAYERS = {
 
 
 def collectives(make, backward):
-    strategy = tf.distribute.MirroredStrategy(devices.replicas(2))
+    strategy = tf.distribute.MirroredStrategy(devices.names(2))
     with strategy.scope():
         layer = make()
         layer.build((None, 64))

@@ -50,17 +50,17 @@ NEAREST = {  # ours, Keras's, and the aim for the ratio where there is a counter
 
 def step(layer, name, x):
     """Forward and backward pass of a layer alone, compiled."""
-    told = {"training": "inference" not in name and "Frozen" not in name}
+    options = {"training": "inference" not in name and "Frozen" not in name}
     if name == "MaskedBatchNorm":  # a tenth of the steps is padding
-        told["mask"] = tf.constant(np.random.default_rng(0).random(x.shape[:-1]) > 0.1)
+        options["mask"] = tf.constant(np.random.default_rng(0).random(x.shape[:-1]) > 0.1)
     if isinstance(layer, bnref.DomainBatchNorm):
-        told["domain"] = tf.range(x.shape[0]) % 2
+        options["domain"] = tf.range(x.shape[0]) % 2
     layer.build(x.shape)
 
     def run(x, dy):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer(x, **told)
+            y = layer(x, **options)
         return y, *tape.gradient(y, [x, layer.gamma.value, layer.beta.value], dy)
 
     return tf.function(run).get_concrete_function(x, x)

@@ -22,10 +22,12 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import tf1
-from bnref_gallery import timing
+from bnref_gallery import timing, tower_networks
 
 v1 = tf.compat.v1
-network = partial(tf1.convolutions, norm=tf1.collected_updates_norm, filters=(8, 16, 16, 16))
+network = partial(
+    tower_networks.convolutions, norm=tf1.collected_updates_norm, filters=(8, 16, 16, 16)
+)
 
 
 def with_bnref(x, y, place):
@@ -70,9 +72,8 @@ images = random.standard_normal((128, 32, 32, 3)).astype("float32")
 labels = random.integers(0, 10, 128)
 
 
-def opened(build, placement, stack):
+def opened(build, place, stack):
     """A function that takes a step in a session of its own and returns the towers' losses."""
-    place = stack.enter_context(placement)
     stack.enter_context(tf1.tensorflow_1(seed=0))  # left after the session that is in it
     x, y = v1.placeholder(tf.float32, images.shape), v1.placeholder(tf.int32, labels.shape)
     fetches = build(x, y, place)

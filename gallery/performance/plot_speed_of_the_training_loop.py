@@ -60,9 +60,9 @@ def fit_and_loop(norm, data, rounds):
         on_train_batch_begin=lambda batch, logs: clock.append(time.perf_counter())
     )
     looped, optimizer = made(strategy, norm)
-    step, before = training.compiled_step(looped, optimizer), looped.get_weights()
+    run, before = training.Run(looped, optimizer), looped.get_weights()
     first = data.x_train[:BATCH], data.y_train[:BATCH]
-    step(*first)
+    run.step(*first)
     model.fit(*first, batch_size=BATCH, verbose=0, shuffle=False)
     weights = zip(model.get_weights(), looped.get_weights(), before, strict=True)
     apart = [np.abs(a - b).max() / np.abs(a - start).max() for a, b, start in weights]
@@ -73,7 +73,7 @@ def fit_and_loop(norm, data, rounds):
         model.fit(source, steps_per_epoch=STEPS, verbose=0, callbacks=[ticking])
         loop = [time.perf_counter()]
         for batch in islice(batches, STEPS):
-            step.on_replicas(*batch)
+            run.step_on_replicas(*batch)
             loop.append(time.perf_counter())
         if number:  # after a first round in which all is traced
             seconds["fit"] += np.diff(clock).tolist()

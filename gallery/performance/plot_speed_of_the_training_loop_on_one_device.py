@@ -51,7 +51,7 @@ def bare_step(model):
 
 
 def loop_step(model):
-    return training.compiled_step(model, keras.optimizers.SGD(0.01))
+    return training.Run(model, keras.optimizers.SGD(0.01)).step
 
 
 data = datasets.load("cifar10").take(train=128, test=1)

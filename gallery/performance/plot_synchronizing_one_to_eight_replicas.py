@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import devices
+from bnref import devices, training
 from bnref_gallery import scale, timing
 
 devices.configure()
@@ -73,8 +73,7 @@ x, upstream = random.standard_normal((2, 64, 32, 32, 64)).astype("float32")
 x *= np.linspace(0.5, 2, 64)[:, None, None, None]  # replicas whose own statistics differ
 seconds, distances = {name: [] for name in LAYERS}, []
 for number in REPLICAS:
-    through_one = tf.distribute.ReductionToOneDevice()  # two strategies' collectives collide
-    strategy = tf.distribute.MirroredStrategy(devices.replicas(number), through_one)
+    strategy = training.strategy(number)
     given = shared_out(x, strategy), shared_out(upstream, strategy)
     steps = {name: step_of(make, strategy) for name, make in LAYERS.items()}
     timed = {name: partial(last_number, strategy, step) for name, step in steps.items()}

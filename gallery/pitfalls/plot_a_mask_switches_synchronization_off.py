@@ -18,6 +18,8 @@ Question 1, *whose statistics*, is answered wrongly: the replica's, not the glob
    :question: 1
 """
 
+from functools import partial
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +27,7 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices
+from bnref import devices, training
 from bnref_gallery import defects
 
 devices.configure()
@@ -44,9 +46,9 @@ class Packed(keras.layers.Layer):  # right, in Keras alone: the valid steps as o
         self.norm, self.supports_masking = norm_of(keras), True
         self.norm.build((None, shape[-1]))
 
-    def call(self, x, training=False, mask=None):
-        y = self.norm(tf.boolean_mask(x, mask), training=training)
-        return tf.tensor_scatter_nd_update(tf.zeros_like(x), tf.where(mask), y)
+    def call(self, inputs, training=None, mask=None):
+        y = self.norm(tf.boolean_mask(inputs, mask), training=training)
+        return tf.tensor_scatter_nd_update(tf.zeros_like(inputs), tf.where(mask), y)
 
 
 class SyncMasked(bnref.SyncBatchNorm, bnref.MaskedBatchNorm):  # right
@@ -59,20 +61,14 @@ ARMS |= {"Keras, packed": lambda _: Packed(), "SyncMasked": lambda _: SyncMasked
 
 def on_replicas(count, name, x):
     """The outputs for the whole batch, and what each replica remembers of channel 0."""
-    library, one = tf_keras if "tf_keras" in name else keras, tf.distribute.ReductionToOneDevice()
-    strategy = tf.distribute.MirroredStrategy(devices.replicas(count), one)
+    library, strategy = tf_keras if "tf_keras" in name else keras, training.strategy(count)
     with strategy.scope():
         norm = ARMS[name](library)
         model = library.Sequential([library.layers.Masking(0.0), norm])
         model.build((None, STEPS, CHANNELS))
-    x = tf.reshape(x, (count, -1, STEPS, CHANNELS))
-
-    def step():
-        return model(x[tf.distribute.get_replica_context().replica_id_in_sync_group], training=True)
-
-    run = tf.function(strategy.run).get_concrete_function(step)
+    step = training.on_replicas(strategy, partial(model, training=True))
+    y = np.concatenate(step(x.reshape(count, -1, STEPS, CHANNELS)))
     values, mean = strategy.experimental_local_results, getattr(norm, "norm", norm).moving_mean
-    y = np.concatenate([each.numpy() for each in values(run())])
     return y, [float(v[0]) for v in values(mean if library is tf_keras else mean.value)]
 
 

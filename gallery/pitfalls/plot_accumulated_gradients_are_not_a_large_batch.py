@@ -80,7 +80,7 @@ def accuracy(parts, seed):
     keras.utils.set_random_seed(seed)
     model = network(NORMS["batch norm"])
     accumulated = {"gradient_accumulation_steps": parts} if parts > 1 else {}  # wrong
-    step = training.compiled_step(model, keras.optimizers.SGD(0.1, **accumulated))
+    step = training.Run(model, keras.optimizers.SGD(0.1, **accumulated)).step
     examples = data.x_train, data.y_train
     batches = training.shuffled_batches(*examples, batch_size=64 // parts, seed=seed)
     for _ in range(40 * parts):

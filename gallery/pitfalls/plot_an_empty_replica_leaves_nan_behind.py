@@ -32,11 +32,11 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices
+from bnref import devices, training
 from bnref_gallery import defects
 
 devices.configure()
-strategy = tf.distribute.MirroredStrategy(devices.replicas(2), tf.distribute.ReductionToOneDevice())
+strategy = training.strategy(2)
 on_each = strategy.experimental_local_results
 
 # %%
@@ -77,17 +77,16 @@ def remembered(norm):
         optimizer, weights = library.optimizers.SGD(1e-3), layer.trainable_variables
         optimizer.build(weights)
 
-    def train(bounds):
-        index = tf.distribute.get_replica_context().replica_id_in_sync_group
-        part = tf.constant(x)[index, bounds[index, 0] : bounds[index, 1]]
+    def train(share):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(layer(part, training=True) ** 2, 0) / 64
+            loss = tf.reduce_sum(layer(share, training=True) ** 2, 0) / 64
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
 
-    step, read = tf.function(strategy.run), (layer.moving_mean, layer.moving_variance, layer.gamma)
+    train = training.on_replicas(strategy, train)
+    read = layer.moving_mean, layer.moving_variance, layer.gamma
     for size in sizes:
-        loss = strategy.reduce("sum", step(train, (tf.constant([[size, 64], [0, size]]),)), None)
+        loss = sum(train([x[0, size:], x[1, :size]]))
         second = [on_each(v if library is tf_keras else v.value)[1] for v in read]
         yield [[float(v.numpy()[0]) for v in (*each, loss)] for each in (read, second)]
 

@@ -66,7 +66,7 @@ def trained(seed):
     keras.utils.set_random_seed(seed)
     model = models.three_convolutions(norm, image_shape=(28, 28, 1), filters=(8, 16, 32))
     optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.99)
-    step = training.compiled_step(model, optimizer)
+    step = training.Run(model, optimizer).step
     batches = training.shuffled_batches(data.x_train, data.y_train, batch_size=64, seed=seed)
     statistics, accuracies = [each.numpy() for each in model.non_trainable_variables], []
     for number in range(1, 201):

@@ -66,7 +66,7 @@ data = datasets.load("mnist").take(train=4000, test=1000)
 def scores(place, rate):
     """Loss and accuracy as trained, then with statistics recomputed without dropout; by seed."""
     model = network(place, rate)
-    step = training.compiled_step(model, keras.optimizers.SGD(0.1))
+    step = training.Run(model, keras.optimizers.SGD(0.1)).step
     for seed in range(scale.at_scale(quick=3, full=10)):
         keras.utils.set_random_seed(seed)
         model.set_weights(network(place, rate).get_weights())

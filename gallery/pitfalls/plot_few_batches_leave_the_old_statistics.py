@@ -72,7 +72,7 @@ def tuned(norm, x, seed, weights=None):
     model.set_weights(weights or model.get_weights())
     recomputed = []
 
-    def measure(model):
+    def measure(run):
         if norm != "frozen":
             now = model.get_weights()
             population.recompute(model, np.split(x, 5))  # right

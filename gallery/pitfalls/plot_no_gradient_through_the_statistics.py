@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import tf1
-from bnref_gallery import datasets, scale
+from bnref_gallery import datasets, scale, tower_networks
 
 v1 = tf.compat.v1
 placement = tf1.shared_memory(1)
@@ -74,10 +74,10 @@ data = datasets.load("mnist").take(train=4000, test=500)
 
 def trained(norm, rate, seed):
     """Return the test accuracy; then the length of the first layer's bias at each step."""
-    network = partial(tf1.convolutions, norm=norm, filters=(8, 16), units=32)
+    network = partial(tower_networks.convolutions, norm=norm, filters=(8, 16), units=32)
     options = {"placement": placement, "optimizer": v1.train.GradientDescentOptimizer(rate)}
     with tf1.tensorflow_1(seed=seed), tf1.session(placement) as session:
-        classifier = tf1.Classifier(network, image_shape=(28, 28, 1), **options)
+        classifier = tower_networks.Classifier(network, image_shape=(28, 28, 1), **options)
         bias = next(v for v in v1.trainable_variables() if v.op.name == "conv_0/bias")
         session.run(v1.global_variables_initializer())
         lengths = []

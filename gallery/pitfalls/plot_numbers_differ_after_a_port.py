@@ -95,7 +95,7 @@ def outcome(seed):
         _, accuracy = training.evaluate(model, data.x_test, data.y_test)
         change = np.abs(model(data.x_test, training=False) - expected).max()
         options = {"optimizer": keras.optimizers.SGD(0.001), "steps": 20, "batch_size": 8}
-        options["measure"] = lambda m: {"test": training.evaluate(m, data.x_test, data.y_test)[0]}
+        options["measure"] = lambda run: {"test": run.evaluate(data.x_test, data.y_test)[0]}
         after = training.train(model, data.x_train, data.y_train, seed=seed, every=2, **options)
         found.append((accuracy, change, *after["test"]))
     return found

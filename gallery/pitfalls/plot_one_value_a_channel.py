@@ -86,7 +86,7 @@ def accuracy(size, seed):
 
 
 model = network()
-step = training.compiled_step(model, keras.optimizers.SGD(0.1))  # compiled once for all
+step = training.Run(model, keras.optimizers.SGD(0.1)).step  # compiled once for all
 scores = np.array([[accuracy(size, seed) for seed in seeds] for size in sizes])
 pair = bnref.BatchNorm(epsilon=1e-7)(random.standard_normal((2, 64)), training=True)
 alone = keras.layers.BatchNormalization()(random.standard_normal((1, 64)), training=True)

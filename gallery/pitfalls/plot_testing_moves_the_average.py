@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import tf1
-from bnref_gallery import datasets, scale
+from bnref_gallery import datasets, scale, tower_networks
 
 v1 = tf.compat.v1
 placement = tf1.shared_memory(1)
@@ -85,7 +85,7 @@ def accuracies(norm, seed):
 
     options = {"placement": placement, "optimizer": v1.train.GradientDescentOptimizer(0.1)}
     with tf1.tensorflow_1(seed=seed), tf1.session(placement) as session:
-        classifier = tf1.Classifier(network, image_shape=(28, 28, 1), **options)
+        classifier = tower_networks.Classifier(network, image_shape=(28, 28, 1), **options)
         session.run(v1.global_variables_initializer())
         for i in np.random.default_rng(seed).choice(4000, (100, 64)):
             classifier.train(session, data.x_train[i], data.y_train[i])

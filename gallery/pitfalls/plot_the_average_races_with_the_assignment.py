@@ -57,7 +57,8 @@ UPDATES = {
 
 
 def averages(update, place, means):
-    with place(1) as placement, tf1.tensorflow_1():
+    placement = place(1)
+    with tf1.tensorflow_1():
         x = v1.placeholder(tf.float32, (64, 1))
         updated = tf1.on_towers(update, x, placement=placement)
         average = [each for each in v1.global_variables() if "var" not in each.op.name][-1]

@@ -25,6 +25,8 @@ three questions is answered wrongly: *whose statistics*, 1, is answered rightly 
    :question: none
 """
 
+from functools import partial
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,7 +34,7 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices
+from bnref import devices, training
 from bnref_gallery import defects
 
 # %%
@@ -63,15 +65,11 @@ def on_two_replicas(norm, **options):
         layer = norm(momentum=0.0, epsilon=EPSILON, **options)
         layer.build((None, CHANNELS))
 
-    def replica(x):
-        index = tf.distribute.get_replica_context().replica_id_in_sync_group
-        return layer(tf.reshape(x, (2, -1, CHANNELS))[index], training=True)
-
-    run = tf.function(strategy.run)
-    return lambda x: (tf.concat(run(replica, (x,)).values, 0), layer.moving_variance)
+    step = training.on_replicas(strategy, partial(layer, training=True))
+    return lambda x: (tf.concat(step(np.split(x, 2)), 0), layer.moving_variance)
 
 
-strategy = tf.distribute.MirroredStrategy(devices.replicas(2), tf.distribute.ReductionToOneDevice())
+strategy = training.strategy(2)
 ARMS = {"TensorFlow, fused, XLA": compiled, "one pass": lambda x: (x, one_pass(x))}
 for library in (keras, tf_keras):
     norm = on_two_replicas(library.layers.BatchNormalization, synchronized=True)

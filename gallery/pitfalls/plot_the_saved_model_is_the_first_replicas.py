@@ -42,7 +42,7 @@ from bnref_gallery import datasets, defects, scale
 # replicas get both cameras' images (shuffled), or each gets those of one (by camera).
 
 devices.configure()
-strategy = tf.distribute.MirroredStrategy(devices.replicas(2), tf.distribute.ReductionToOneDevice())
+strategy = training.strategy(2)
 NORMS = {
     "Keras": keras.layers.BatchNormalization,  # wrong: saves the first replica's
     "tf_keras": tf_keras.layers.BatchNormalization,  # wrong: saves the mean
@@ -51,13 +51,6 @@ NORMS = {
 }
 data = datasets.load("mnist").take(train=3000, test=400)
 x_train, x_test = (np.stack([x, 0.4 + x / 3]) for x in (data.x_train, data.x_test))
-
-
-@tf.function
-def on_replicas(function, *arrays):
-    """Calls it on each replica with that replica's part of each array."""
-    index = tf.distribute.get_replica_context
-    return strategy.run(lambda: function(*(x[index().replica_id_in_sync_group] for x in arrays)))
 
 
 def network(library, norm):
@@ -81,7 +74,8 @@ def accuracies(norm, order):
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=True)) / 64
         optimizer.apply_gradients(zip(tape.gradient(losses, weights), weights, strict=True))
 
-    predict = partial(model, training=False)
+    step = training.on_replicas(strategy, step)
+    predict = training.on_replicas(strategy, partial(model, training=False))
     for seed in range(scale.at_scale(quick=3, full=10)):
         library.utils.set_random_seed(seed)
         model.set_weights(network(library, norm).get_weights())
@@ -90,8 +84,8 @@ def accuracies(norm, order):
         for _ in range(120):
             image, camera = random.integers(0, 3000, (2, 32)), random.integers(0, 2, (2, 32))
             camera = np.array([[0], [1]]) if order == "by camera" else camera
-            on_replicas(step, x_train[camera, image], data.y_train[image])
-        outputs = (on_replicas(predict, x).values for x in (x_test, x_test[::-1]))
+            step(x_train[camera, image], data.y_train[image])
+        outputs = (predict(x) for x in (x_test, x_test[::-1]))
         scores = [np.mean(np.argmax(y, -1) == data.y_test) for y in outputs]
         with tempfile.TemporaryDirectory() as folder:
             model.save(f"{folder}/model.keras")

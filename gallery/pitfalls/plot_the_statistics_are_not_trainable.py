@@ -36,7 +36,7 @@ import tensorflow as tf
 
 import bnref
 from bnref import population, tf1, training
-from bnref_gallery import datasets, models, scale
+from bnref_gallery import datasets, models, scale, tower_networks
 
 v1 = tf.compat.v1
 data = datasets.load("mnist").take(train=3000, test=500)
@@ -81,7 +81,7 @@ def restored(seed):
     placement, adam = tf1.shared_memory(1), v1.train.AdamOptimizer(1e-3)
     with tf1.tensorflow_1(seed=seed), tf1.session(placement) as session:
         options = {"placement": placement, "optimizer": adam, "image_shape": (28, 28, 1)}
-        classifier = tf1.Classifier(in_graph, **options)
+        classifier = tower_networks.Classifier(in_graph, **options)
         savers = v1.train.Saver(v1.trainable_variables()), v1.train.Saver()  # wrong, right
         session.run(v1.global_variables_initializer())
         for i in np.random.default_rng(seed).choice(3000, (150, 64)):

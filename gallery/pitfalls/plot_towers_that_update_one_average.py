@@ -75,7 +75,8 @@ random = np.random.default_rng(0)
 
 
 def chance(norm, decay, batches):
-    with tf1.separate_memory(batches.shape[1]) as placement, tf1.tensorflow_1():
+    placement = tf1.separate_memory(batches.shape[1])
+    with tf1.tensorflow_1():
         x = v1.placeholder(tf.float32, (batches.shape[1], 1))
         tower = partial(norm, training=tf.constant(True), decay=decay)
         update = tf1.on_towers(tower, x, placement=placement)

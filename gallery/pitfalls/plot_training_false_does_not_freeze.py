@@ -123,7 +123,7 @@ plt.show()
 #
 # ``fit`` keeps the graph that it traced first. A layer that is frozen afterwards learns and
 # remembers on, without a word, until ``compile`` is called again. The step of
-# :func:`bnref.training.compiled_step` looks at ``trainable`` in every call and is traced anew.
+# :class:`bnref.training.Run` looks at ``trainable`` in every step, and is traced anew.
 
 
 def moved_by(step, norm):
@@ -137,8 +137,8 @@ def frozen_after_the_first_step(how):
     model, _, norms = network(keras, "base(x)")
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     step = model.train_on_batch
-    if how == "compiled_step":
-        step = training.compiled_step(model, keras.optimizers.SGD(0.01))
+    if how == "bnref.training.Run":
+        step = training.Run(model, keras.optimizers.SGD(0.01)).step
     step(new[0][:50], new[1][:50])
     norms[0].trainable = False
     if how == "compile again":
@@ -146,7 +146,7 @@ def frozen_after_the_first_step(how):
     return moved_by(step, norms[0])
 
 
-ways = ("compiled once", "compile again", "compiled_step")
+ways = ("compiled once", "compile again", "bnref.training.Run")
 after_freezing = {how: frozen_after_the_first_step(how) for how in ways}
 print("moved after it was frozen:", after_freezing)
 
@@ -168,4 +168,4 @@ print("test accuracy, in the order of the figure:", *runs.round(3).tolist())
 assert not shows or ((runs[1] < runs[0]).all() and (runs[0] - runs[1]).mean() > 0.15)
 assert after_freezing["compiled once"] > 1e-3, "the graph traced first goes on"
 assert after_freezing["compile again"] == 0, "compile makes a new one"
-assert after_freezing["compiled_step"] == 0, "the step of bnref notices"
+assert after_freezing["bnref.training.Run"] == 0, "the step of bnref notices"

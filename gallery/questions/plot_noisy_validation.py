@@ -97,7 +97,7 @@ def validated(shuffled, seed):
     norm = partial(bnref.BatchNorm, momentum=0.9)
     model = models.perceptron(norm, inputs=(3 * 257,), units=(256,), outputs=257)
     adam, loss = keras.optimizers.Adam(1e-3), keras.losses.mean_squared_error
-    step = training.compiled_step(model, adam, loss)
+    step = training.Run(model, adam, loss).step
     frames, losses = order(shuffled, np.random.default_rng(seed))[: 32 * 300], []
     for number, batch in enumerate(np.split(frames, 300), start=1):
         step(train.inputs(batch), train.clean[batch])

@@ -34,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import tf1
-from bnref_gallery import datasets, records, scale
+from bnref_gallery import datasets, records, scale, tower_networks
 
 v1 = tf.compat.v1
 
@@ -83,9 +83,10 @@ RUNS["1, repaired"] = partial(tf1.METHODS[1], repaired=True), SGD
 
 
 def live(norm, optimizer):
-    network = partial(tf1.convolutions, norm=norm, filters=(8, 16, 16), units=32)
-    with tf1.tensorflow_1(seed=0), tf1.separate_memory(2) as place:
-        classifier = tf1.Classifier(network, placement=place, optimizer=optimizer())
+    network = partial(tower_networks.convolutions, norm=norm, filters=(8, 16, 16), units=32)
+    place = tf1.separate_memory(2)
+    with tf1.tensorflow_1(seed=0):
+        classifier = tower_networks.Classifier(network, placement=place, optimizer=optimizer())
         start, accuracies = v1.global_variables_initializer(), []
         with tf1.session(place) as session:
             for seed in range(scale.at_scale(quick=3, full=10)):

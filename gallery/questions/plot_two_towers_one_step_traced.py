@@ -32,7 +32,8 @@ v1 = tf.compat.v1
 def traced(**conditions):
     """Of the second step: (began in microseconds, operation, its inputs), and the mean used."""
     noise = np.random.default_rng(0).standard_normal((64, 64, 64, 1))
-    with tf1.tensorflow_1(**conditions), tf1.separate_memory(1) as place:
+    place = tf1.separate_memory(1)
+    with tf1.tensorflow_1(**conditions):
         x, training = v1.placeholder(tf.float32, noise.shape), v1.placeholder(tf.bool, ())
         (output,) = tf1.on_towers(
             lambda x: tf1.stored_moments_norm(x, training), x, placement=place

@@ -27,10 +27,10 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import devices
+from bnref import devices, training
 from bnref_gallery import datasets, models, scale
 
-REPLICAS = devices.replicas(2)
+REPLICAS = devices.names(2)
 
 # %%
 # The microscope again
@@ -42,7 +42,7 @@ strategy = tf.distribute.MirroredStrategy(REPLICAS)
 with strategy.scope():
     layer = bnref.BatchNorm(momentum=0.5, epsilon=1e-5)
     layer.build((None, 1))
-normalized = tf.function(lambda x: strategy.run(partial(layer, training=True), args=(x,)))
+normalized = training.on_replicas(strategy, partial(layer, training=True))
 
 
 def share(step, replica):
@@ -53,11 +53,7 @@ def share(step, replica):
 batch, used = np.zeros((2, 40, 2))
 for step in range(1, 41):
     xs = [share(step, replica) for replica in (0, 1)]
-    distributed = strategy.experimental_distribute_values_from_function(
-        lambda context, xs=xs: tf.constant(xs[context.replica_id_in_sync_group])
-    )
-    ys = strategy.experimental_local_results(normalized(distributed))
-    for replica, (x, y) in enumerate(zip(xs, map(np.asarray, ys), strict=True)):
+    for replica, (x, y) in enumerate(zip(xs, map(np.asarray, normalized(xs)), strict=True)):
         batch[step - 1, replica] = x.mean()
         used[step - 1, replica] = x.mean() - y.mean() * x.std() / y.std()
 remembered = np.ravel(strategy.experimental_local_results(layer.moving_mean.value))

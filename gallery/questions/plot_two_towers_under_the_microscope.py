@@ -41,9 +41,9 @@ def moments_used(x, y):
     return x.mean() - deviation * y.mean(dtype="float64"), deviation**2 - 1e-5
 
 
-def observe(placement):
+def observe(place):
     """Moments of the batches, and those used: both of shape (steps, towers, 2)."""
-    with tf1.tensorflow_1(), placement as place:
+    with tf1.tensorflow_1():
         x, training = v1.placeholder(tf.float32, (None, 1)), v1.placeholder(tf.bool, ())
         outputs = tf1.on_towers(lambda x: METHOD_1(x, training), x, placement=place)
         batch, used = [], []

@@ -80,19 +80,20 @@ data = datasets.load("mnist").take(train=4000, test=500)
 norms = {"without": None, "debiased": bnref.DebiasedBatchNorm, "moving": bnref.BatchNorm}
 
 
-def measured(model):
-    return {"accuracy": training.evaluate(model, data.x_test, data.y_test)[1]}
+def accuracy(model):
+    return training.evaluate(model, data.x_test, data.y_test)[1]
 
 
 def live(norm, seed):
     keras.utils.set_random_seed(seed)
     model = models.two_convolutions(norm, filters=(8, 16), units=64)
-    options = {"steps": 120, "batch_size": 64, "every": 20, "measure": measured, "seed": seed}
+    options = {"steps": 120, "batch_size": 64, "every": 20, "seed": seed}
+    options["measure"] = lambda run: {"accuracy": accuracy(run.model)}
     adam = keras.optimizers.Adam(0.002)
     history = training.train(model, data.x_train, data.y_train, optimizer=adam, **options)
     if norm:
         population.recompute(model, np.split(data.x_train[:2000], 20))
-    return [*history["accuracy"], measured(model)["accuracy"]]
+    return [*history["accuracy"], accuracy(model)]
 
 
 seeds = range(scale.at_scale(quick=3, full=10))

@@ -97,7 +97,7 @@ def run(order, norm, batch, seed, train, test):
     model = models.perceptron(
         NORMS[norm], inputs=(7 * 257,), units=(512,) * 3, outputs=257, dropout=dropout
     )
-    step = training.compiled_step(model, keras.optimizers.Adam(1e-4), squared)
+    step = training.Run(model, keras.optimizers.Adam(1e-4), squared).step
     chosen = np.random.default_rng(0).permutation(test.starts[-1])[:2000]
     x, y = tf.constant(test.inputs(chosen)), test.clean[chosen]
     populations = Populations(model, train) if norm.startswith("batch") else None

@@ -41,16 +41,16 @@ def measure(code):
 
     import bnref  # noqa: F401
 
-    layer, whose = eval(code.removesuffix(" with a mask")), LAYERS[code]  # our own text, above
+    layer, extra = eval(code.removesuffix(" with a mask")), LAYERS[code]  # our own text, above
 
     @tf.function(reduce_retracing=True)
     def step(x, dy):
         size = tf.shape(x)[0]
-        told = {"mask": tf.fill(tf.shape(x)[:3], True), "domain": tf.range(size) % 2}
-        told = {whose: told[whose]} if whose else {}
+        extras = {"mask": tf.fill(tf.shape(x)[:3], True), "domain": tf.range(size) % 2}
+        extras = {extra: extras[extra]} if extra else {}
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer(x, training=True, **told)
+            y = layer(x, training=True, **extras)
         return y, tape.gradient(y, x, dy)
 
     # Made in place: what is freed again would hide in the largest size so far.

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import tf1
-from bnref_gallery import datasets, records
+from bnref_gallery import datasets, records, tower_networks
 
 v1 = tf.compat.v1
 EPOCHS, BATCH, RATE = 21, 128, 0.02
@@ -57,17 +57,15 @@ def scaled(x):
 
 def run(method, towers, seed, data):
     """Train one method on one or two towers; a row an epoch."""
-    network = partial(tf1.convolutions, norm=METHODS[method])
+    network = partial(tower_networks.convolutions, norm=METHODS[method])
     x_test, rows = scaled(data.x_test), []
-    with (
-        tf1.tensorflow_1(seed=seed),
-        tf1.separate_memory(towers, variables="with the first tower") as placement,
-    ):
+    placement = tf1.separate_memory(towers, variables="with the first tower")
+    with tf1.tensorflow_1(seed=seed):
         steps = EPOCHS * (len(data.x_train) // BATCH)
         step = v1.train.get_or_create_global_step()
         rate = v1.train.polynomial_decay(RATE, step, steps, 0.0)
         optimizer = v1.train.MomentumOptimizer(rate, 0.9)
-        classifier = tf1.Classifier(network, placement=placement, optimizer=optimizer)
+        classifier = tower_networks.Classifier(network, placement=placement, optimizer=optimizer)
         with tf1.session(placement) as session:
             session.run(v1.global_variables_initializer())
             for epoch in range(EPOCHS):

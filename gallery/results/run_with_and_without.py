@@ -80,7 +80,8 @@ def run(arm, seed, data, steps=800):
         hits = tf.cast(tf.argmax(logits, -1) == y, tf.float32)
         return float(tf.reduce_mean(loss(y, logits))), float(tf.reduce_mean(hits))
 
-    def measure(model):
+    def measure(run):
+        model = run.model
         inference = scores(forward(model, x, dropout=posted, norm=False))
         batch = scores(forward(model, x, dropout=posted, norm=True))
         names = ("loss", "accuracy", "batch_loss", "batch_accuracy")

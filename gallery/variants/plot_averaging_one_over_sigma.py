@@ -79,7 +79,7 @@ def trained(name, size, seed):  # training loss, test loss and accuracy
     norm = partial(kept[name], momentum=0.9)
     model = models.perceptron(norm, inputs=(28, 28, 1), units=(64, 64))
     options = {"steps": 160, "every": 40, "batch_size": int(size), "seed": seed}
-    options["measure"] = lambda model: dict(enumerate(training.evaluate(model, *test)))
+    options["measure"] = lambda run: dict(enumerate(run.evaluate(*test)))
     history = training.train(model, data.x_train, data.y_train, **options)
     return [history[each] for each in ("loss", 0, 1)]
 

@@ -66,8 +66,8 @@ def trained(arm, size, classes, seed):  # accuracies, and shares of r and d that
     flat = keras.layers.Reshape((size, 784))  # a batch is one example to the training loop
     model = keras.Sequential([keras.Input(x.shape[1:]), flat, *parts])
 
-    def measure(model):
-        results = {"accuracy": training.evaluate(model, *test)[1]}
+    def measure(run):
+        results = {"accuracy": run.evaluate(*test)[1]}
         if arm == "schedule, fast":
             layer, h = parts[1], np.asarray(parts[0](flat(x[:50])))
             variance = layer.moving_variance + layer.epsilon

@@ -86,7 +86,7 @@ def learn(norm, seed):
     return training.train(
         model, x_train, data.y_train, steps=120, batch_size=32, seed=seed, every=20,
         optimizer=keras.optimizers.Adam(rate),
-        measure=lambda model: {"accuracy": training.evaluate(model, x_test, data.y_test)[1]},
+        measure=lambda run: {"accuracy": run.evaluate(x_test, data.y_test)[1]},
     )["accuracy"]  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def trained(seed):
     keras.utils.set_random_seed(seed)
     model = models.three_convolutions(NORM, image_shape=(28, 28, 1), filters=(8, 16, 32))
 
-    def measure(model):
+    def measure(run):
         plain, folded = (f(data.x_test).numpy() for f in (model, folding.fold_model(model)))
         error = np.abs(folded - plain).max() / np.abs(plain).max()
         return {"accuracy": accuracy(plain), "folded": accuracy(folded), "error": error}

@@ -73,7 +73,7 @@ def tuned(arm, weights, task, size, seed):  # accuracies; to ``moved``, how far 
             population.recompute(model, [tuning[0]])
             weights = model.get_weights()
     options = {"steps": 120, "batch_size": size, "every": 20, "seed": seed}
-    options["measure"] = lambda model: {"accuracy": training.evaluate(model, *test)[1]}
+    options["measure"] = lambda run: {"accuracy": run.evaluate(*test)[1]}
     history = training.train(model, *tuning, **options)
     moved[arm].append(float(np.abs(model.layers[2].moving_mean - weights[4]).max()))
     return history["accuracy"]

@@ -40,7 +40,7 @@ def learn(batch, ghost, seed):
     history = training.train(
         model, data.x_train, data.y_train, steps=STEPS, batch_size=batch, seed=seed, every=20,
         optimizer=keras.optimizers.Adam(rate),
-        measure=lambda model: {"accuracy": training.evaluate(model, data.x_test, data.y_test)[1]},
+        measure=lambda run: {"accuracy": run.evaluate(data.x_test, data.y_test)[1]},
     )  # fmt: skip
     return history["accuracy"]
 

@@ -67,11 +67,11 @@ class Reader(keras.Model):
         self.norms = [norm(momentum=0.9) for _ in range(2)]
         self.logits = keras.layers.Dense(10)
 
-    def call(self, x, training=False):
-        mask = x[..., -1] > 0
+    def call(self, inputs, training=None):
+        x, mask = inputs, inputs[..., -1] > 0
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            told = {} if type(norm) is bnref.BatchNorm else {"mask": mask}
-            x = keras.ops.relu(norm(convolution(x), training=training, **told))
+            masked = {} if type(norm) is bnref.BatchNorm else {"mask": mask}
+            x = keras.ops.relu(norm(convolution(x), training=training, **masked))
         weight = keras.ops.cast(mask, x.dtype)[..., None]
         return self.logits(keras.ops.sum(x * weight, 1) / keras.ops.sum(weight, 1))
 
@@ -86,7 +86,7 @@ def trained(norm, seed):  # accuracies; then how much the outputs change without
     model = Reader(norm)
     model(train[:1])
     options = {"optimizer": keras.optimizers.Adam(3e-3), "steps": 120, "every": 20, "seed": seed}
-    options["measure"] = lambda model: {"": training.evaluate(model, test, data.y_test)[1]}
+    options["measure"] = lambda run: {"": run.evaluate(test, data.y_test)[1]}
     accuracy = training.train(model, train, data.y_train, batch_size=32, **options)[""]
     padded, alone = model(test).numpy(), np.zeros((500, 10))
     for n in range(8, 29):  # together with sequences of the same length, hence without padding

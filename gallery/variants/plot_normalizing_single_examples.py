@@ -59,7 +59,7 @@ def trained(seed):
     history = training.train(
         model, data.x_train, data.y_train, steps=150, batch_size=64, seed=seed, every=30,
         optimizer=keras.optimizers.Adam(rate),
-        measure=lambda model: {"accuracy": training.evaluate(model, data.x_test, data.y_test)[1]},
+        measure=lambda run: {"accuracy": run.evaluate(data.x_test, data.y_test)[1]},
     )  # fmt: skip
     return model, history
 

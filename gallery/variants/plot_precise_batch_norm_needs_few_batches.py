@@ -49,7 +49,7 @@ def trained(seed):
             population.recompute(copy, data.x_train[chosen], variance=variance)
         return training.evaluate(copy, data.x_test, data.y_test)[1]
 
-    def measure(model):
+    def measure(run):
         return {"moving": accuracy(), "precise": accuracy(random.integers(0, 4000, (16, size)))}
 
     rate = keras.optimizers.schedules.CosineDecay(0.1, 300)

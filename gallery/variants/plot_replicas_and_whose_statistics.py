@@ -30,6 +30,7 @@ import bnref
 from bnref import devices, training
 from bnref_gallery import datasets, models, scale
 
+devices.configure()
 data = datasets.load("mnist").take(train=3000, test=300)
 SEEDS, STEPS = range(scale.at_scale(quick=3, full=10)), 120
 RATE = keras.optimizers.schedules.CosineDecay(0.2, STEPS)
@@ -56,19 +57,12 @@ def step_function(strategy, model, optimizer):
             loss = tf.reduce_sum(losses) / 64
         optimizer.apply(tape.gradient(loss, [w.value for w in weights]), weights)
 
-    return tf.function(lambda x, y: strategy.run(step, args=(x, y)))
-
-
-def distributed(strategy, array, indices):
-    return strategy.experimental_distribute_values_from_function(
-        lambda replica: tf.constant(array[indices[replica.replica_id_in_sync_group]])
-    )
+    return training.on_replicas(strategy, step)
 
 
 def learn(norm, replicas):
     """Test accuracy every 20 steps: a row a seed, for both ways to share the data."""
-    through_one = tf.distribute.ReductionToOneDevice()  # collectives of two strategies collide
-    strategy = tf.distribute.MirroredStrategy(devices.replicas(2)[:replicas], through_one)
+    strategy = training.strategy(replicas)
     network = partial(models.perceptron, partial(norm, momentum=0.9), inputs=(28, 28, 1))
     with strategy.scope():
         model, optimizer = network(), keras.optimizers.SGD(RATE)
@@ -82,7 +76,7 @@ def learn(norm, replicas):
         chosen += 3000 * (np.arange(2)[:, None] if order == "by camera" else np.arange(32) % 2)
         curves[order].append([])
         for number, indices in enumerate(chosen.reshape(STEPS, replicas, -1), start=1):
-            step(*(distributed(strategy, each, indices) for each in (x_train, y_train)))
+            step(x_train[indices], y_train[indices])
             if number % 20 == 0:
                 curves[order][-1].append(training.evaluate(model, x_test, y_test)[1])
     return {order: np.array(rows) for order, rows in curves.items()}

@@ -92,7 +92,7 @@ def trained(kind, seed):
     model = models.perceptron(kind, inputs=(28, 28, 1), units=(64, 64))
     sgd = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.03, 400), momentum=0.9)
     options = {"optimizer": sgd, "steps": 400, "batch_size": 4, "every": 10, "seed": seed}
-    options["measure"] = lambda model: {"test": training.evaluate(model, *test)[0]}
+    options["measure"] = lambda run: {"test": run.evaluate(*test)[0]}
     return training.train(model, data.x_train, data.y_train, **options)["test"]
 
 

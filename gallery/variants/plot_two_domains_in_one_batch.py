@@ -66,7 +66,7 @@ def learn(seed, norm, in_turns):
     keras.utils.set_random_seed(seed)
     model = network(norm, by_domain=norm is EACH)
     rate = keras.optimizers.schedules.CosineDecay(0.003, STEPS)
-    step, measured = training.compiled_step(model, keras.optimizers.Adam(rate)), []
+    step, measured = training.Run(model, keras.optimizers.Adam(rate)).step, []
     batches = np.random.default_rng(seed).integers(0, 3000, (STEPS, 64))
     batches += 3000 * (np.arange(STEPS)[:, None] % 2 if in_turns else np.arange(64) % 2)
     for number, batch in enumerate(batches, start=1):

@@ -41,10 +41,10 @@ class KerasLayer(Implementation):
         layer.trainable = step.switch != "trainable=False"
 
         def train(x, dy, mask):
-            whose = {} if mask is None else {"mask": mask}
+            masked = {} if mask is None else {"mask": mask}
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                y = layer(x, training=step.switch != "training=False", **whose)
+                y = layer(x, training=step.switch != "training=False", **masked)
             return y, (None if dy is None else tape.gradient(y, x, tf.cast(dy, y.dtype)))
 
         dx = along = None

@@ -4,22 +4,15 @@ import functools
 
 import tensorflow as tf
 
-from bnref import devices
+from bnref import training
 
 __all__ = ["differentiated_along", "everywhere", "strategy_of"]
 
 
 @functools.cache
 def strategy_of(count):
-    """One strategy for each number of replicas; the default one, without replicas, for 1.
-
-    Sums go through one device: two strategies that talk by collectives in one process can mistake
-    each other's messages.
-    """
-    if count == 1:
-        return tf.distribute.get_strategy()
-    through_one = tf.distribute.ReductionToOneDevice()
-    return tf.distribute.MirroredStrategy(devices.replicas(count), through_one)
+    """One strategy for each number of replicas; the default one, without replicas, for 1."""
+    return training.strategy(count)
 
 
 def everywhere(function, *columns):

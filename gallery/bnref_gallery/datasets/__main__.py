@@ -3,8 +3,6 @@
 from .loading import from_first_source
 from .registry import REGISTRY
 
-__all__ = []
-
 if __name__ == "__main__":
     for name in REGISTRY:
         print(from_first_source(name))

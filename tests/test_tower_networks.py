@@ -1,11 +1,12 @@
-"""Tests of bnref.tf1.network: the network layer by layer, its losses, its accuracy."""
+"""Tests of bnref_gallery.tower_networks: the network layer by layer, its losses, its accuracy."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from bnref.tf1 import METHODS, Classifier, convolutions, session, shared_memory, tensorflow_1
+from bnref.tf1 import METHODS, session, shared_memory, tensorflow_1
+from bnref_gallery.tower_networks import Classifier, convolutions
 
 v1 = tf.compat.v1
 

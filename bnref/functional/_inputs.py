@@ -2,9 +2,7 @@
 
 import tensorflow as tf
 
-from bnref.functional.context import other_replicas
-
-__all__ = ["over_positions"]
+from bnref.functional._replicas import other_replicas
 
 
 def checked(x):
@@ -26,9 +24,17 @@ def not_empty(x):
         raise ValueError(f"x must hold at least one example; received shape {x.shape}")
     if x.shape.num_elements() is not None:
         return x
-    # The graph of a batch of any size: only a run can tell. (XLA leaves assertions out.)
-    told = tf.debugging.assert_positive(tf.size(x), "x must hold at least one example")
-    with tf.control_dependencies([told]):
+    # The graph of a batch of any size: only a run can tell.
+    held = tf.debugging.assert_positive(tf.size(x), "x must hold at least one example")
+    return after(held, x)
+
+
+def after(assertion, x):
+    """``x``, to be had only after an assertion of ``tf.debugging``, which is None in eager mode.
+
+    XLA leaves assertions out.
+    """
+    with tf.control_dependencies([] if assertion is None else [assertion]):
         return tf.identity(x)
 
 
@@ -48,11 +54,10 @@ def over_positions(mask, x):
             f"mask must have the shape of the first axes of x, without its channels: of {x.shape}; "
             f"received {mask.shape}"
         )
-    told = tf.debugging.assert_equal(
+    same = tf.debugging.assert_equal(
         tf.shape(mask), tf.shape(x)[:rank], "mask must have the shape of the first axes of x"
     )
-    with tf.control_dependencies([told] if told is not None else []):
-        spread = tf.reshape(mask, [*_sizes(x)[:rank], *[1] * (x.shape.rank - rank)])
+    spread = tf.reshape(after(same, mask), [*_sizes(x)[:rank], *[1] * (x.shape.rank - rank)])
     return tf.broadcast_to(spread, [*_sizes(x)[:-1], 1])
 
 

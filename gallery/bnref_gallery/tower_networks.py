@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from bnref.tf1.towers import on_towers, training_step
+from bnref.tf1 import on_towers, training_step
 
 __all__ = ["Classifier", "convolutions"]
 
@@ -63,7 +63,8 @@ class Classifier:
     ----------
     network : callable (x, training) -> logits, shape (N, classes)
         Such as `convolutions` with its `norm` given.
-    placement : Placement
+    placement
+        Of `bnref.tf1.shared_memory` or `bnref.tf1.separate_memory`.
     optimizer : tf.compat.v1.train.Optimizer
     image_shape : tuple of int, (H, W, C)
 

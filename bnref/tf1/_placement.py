@@ -1,14 +1,12 @@
 """Where the variables and the towers of a graph are."""
 
-from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from bnref.tf1.servers import servers
-
-__all__ = ["Placement", "separate_memory", "session", "shared_memory"]
+from bnref._checks import whole_number
+from bnref.tf1._servers import servers
 
 v1 = tf.compat.v1
 VARIABLES = ("apart", "with the first tower")
@@ -17,9 +15,6 @@ _SECONDS_A_RUN = 300  # a safety net: a session whose server has died would wait
 
 class Placement(NamedTuple):
     """The devices of a graph, and the session target that has them.
-
-    ``with`` accepts it, and does nothing, so that `shared_memory` can stand where
-    `separate_memory` does.
 
     Attributes
     ----------
@@ -35,12 +30,6 @@ class Placement(NamedTuple):
     towers: tuple[str, ...]
     target: str = ""
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        """Nothing was started, so nothing is stopped."""
-
 
 def shared_memory(towers: int, *, variables: str = "apart") -> Placement:
     """Place towers on logical CPU devices, among which tensors pass without a copy.
@@ -55,17 +44,22 @@ def shared_memory(towers: int, *, variables: str = "apart") -> Placement:
     Returns
     -------
     Placement
+
+    Raises
+    ------
+    ValueError
+        An argument is not one of those accepted.
     """
     _check(towers, variables)
     return _placement([f"/device:CPU:{number}" for number in range(towers + 1)], variables)
 
 
-@contextmanager
-def separate_memory(towers: int, *, variables: str = "apart", ports: Sequence[int] | None = None):
+def separate_memory(towers: int, *, variables: str = "apart") -> Placement:
     """Place towers on devices with memory of their own, among which tensors are copied.
 
-    They are GPUs where TensorFlow sees two or more, and at least one a tower; elsewhere `servers`
-    on this machine, which run until the block ends.
+    They are GPUs where TensorFlow sees two or more, and at least one a tower; elsewhere servers,
+    which TensorFlow starts in this process and keeps until it ends. TensorFlow listens on every
+    interface then, and without any password: behind a firewall, or where the network is trusted.
 
     Parameters
     ----------
@@ -73,24 +67,22 @@ def separate_memory(towers: int, *, variables: str = "apart", ports: Sequence[in
         Their number, 1 or more.
     variables : {"apart", "with the first tower"}
         On a device of their own, which beside GPUs is the CPU, or on the first tower's.
-    ports : sequence of int, optional
-        Of the servers, ``towers + 1`` of them; free ones unless given.
 
-    Yields
-    ------
+    Returns
+    -------
     Placement
 
     Raises
     ------
-    ValueError, OSError, RuntimeError
-        As `servers`, and if an argument is not one of those accepted.
+    ValueError
+        An argument is not one of those accepted.
     """
     _check(towers, variables)
     if len(tf.config.get_visible_devices("GPU")) >= max(2, towers):
-        yield _placement(["/device:CPU:0", *(f"/device:GPU:{n}" for n in range(towers))], variables)
-        return
-    with servers(towers + 1, ports=ports) as (target, devices):
-        yield _placement(devices, variables, target)
+        gpus = [f"/device:GPU:{number}" for number in range(towers)]
+        return _placement(["/device:CPU:0", *gpus], variables)
+    target, devices, _ = servers(towers + 1)
+    return _placement(devices, variables, target)
 
 
 @contextmanager
@@ -119,6 +111,7 @@ def session(placement: Placement):
         # Only beside GPUs, for what they cannot do; elsewhere it would hide a wrong device.
         allow_soft_placement=any(":GPU:" in name.upper() for name in wanted),
         gpu_options=v1.GPUOptions(allow_growth=True),
+        isolate_session_state=True,  # servers would hand on variables of the session before
     )
     there = _devices(placement.target, options)
     if missing := [name for name in wanted if _canonical(name) not in there]:
@@ -149,7 +142,6 @@ def _canonical(name):
 
 
 def _check(towers, variables):
-    if isinstance(towers, bool) or not isinstance(towers, int) or towers < 1:
-        raise ValueError(f"towers must be an integer, 1 or more; received {towers!r}")
+    whole_number("towers", towers)
     if variables not in VARIABLES:
         raise ValueError(f"variables must be one of {VARIABLES}; received {variables!r}")

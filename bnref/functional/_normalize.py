@@ -3,12 +3,10 @@
 from functools import partial
 
 import tensorflow as tf
+from tensorflow.python.eager import forwardprop_util
 
-from bnref.functional import formulas
-from bnref.functional.context import in_forward_mode
-from bnref.functional.shapes import checked
-
-__all__ = ["normalize"]
+from bnref.functional import _formulas as formulas
+from bnref.functional._inputs import checked
 
 
 def normalize(x, moments, gamma, beta, *, epsilon):
@@ -108,6 +106,15 @@ def _normalized_by_batch(x, mean, variance, gamma, beta, moments, epsilon):
         return formula(dy, x, moments._replace(mean=mean, variance=variance), gamma, epsilon)
 
     return normalized(x, mean, variance, gamma, beta)
+
+
+def in_forward_mode(tensors):
+    """Whether a ``tf.autodiff.ForwardAccumulator`` differentiates along any of the tensors.
+
+    In a graph it does not know ``tf.custom_gradient``: it goes through the operations inside. There
+    is no public way to ask.
+    """
+    return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)
 
 
 def _constants(inputs):

@@ -1,12 +1,14 @@
-"""Who the other workers are, and a wait for them that ends."""
+"""Who the other workers are, and a wait for them that ends.
+
+TensorFlow has a rendezvous of its own, which was seen to wait for over ten minutes for a worker
+that never starts.
+"""
 
 import json
 import os
 import socket
 import time
 from typing import NamedTuple
-
-__all__ = ["Task", "meet", "task"]
 
 _PAUSE = 0.05
 

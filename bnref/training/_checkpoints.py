@@ -8,13 +8,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from bnref.training.sharing import check_whole
-
-__all__ = ["Checkpoints"]
+from bnref._checks import whole_number
 
 
 class Checkpoints:
-    """Where `train` keeps its state, and how often.
+    """Where a `Run` keeps its state, and how often.
 
     A checkpoint holds the model's variables (weights, population statistics, the random state of
     dropout), the optimizer's, the step and the history so far; the order of the data follows from
@@ -40,8 +38,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder, *, every=100, keep=2):
-        check_whole(every=every, keep=keep)
-        self.folder, self.every, self.keep = Path(folder), every, keep
+        self.folder = Path(folder)
+        self.every, self.keep = whole_number("every", every), whole_number("keep", keep)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"folder must be a folder, or not exist yet; {self.folder} is a file")
 
@@ -50,8 +48,12 @@ class Checkpoints:
         found = (re.fullmatch(r"step-(\d+)\.index", p.name) for p in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
 
-    def restore(self, model, optimizer, *, told):
-        """Put the newest sound checkpoint into the variables; return its step and history.
+    def due(self, step, *, last):
+        """Whether step `step` has a checkpoint, in a run of `last` steps."""
+        return step > 0 and (step % self.every == 0 or step == last)
+
+    def restore(self, run):
+        """Put the newest sound checkpoint into a run's variables; return its step and history.
 
         Nothing is touched, and 0 and [] returned, if there is none. One that cannot be read is
         warned of, and the one before it used.
@@ -59,11 +61,11 @@ class Checkpoints:
         Raises
         ------
         ValueError
-            It is of another model or optimizer, or of a run that was told something else.
+            It is of another model or optimizer, or of a run with other settings.
         OSError
             There are checkpoints, and none can be read.
         """
-        state, progress = _state(model, optimizer)
+        state, progress = _state(run)
         for step in reversed(self.steps()):
             path = str(self.folder / f"step-{step}")
             try:
@@ -75,10 +77,10 @@ class Checkpoints:
                     stacklevel=3,
                 )
                 continue
-            _check_same(path, tensors, state, told)
-            asked = _learning_rate(optimizer)
+            _check_same(path, tensors, state, run.settings)
+            asked = _learning_rate(run.optimizer)
             state.restore(path).assert_existing_objects_matched().expect_partial()
-            if asked != (kept := _learning_rate(optimizer)):
+            if asked != (kept := _learning_rate(run.optimizer)):
                 warnings.warn(
                     f"the learning rate is {kept:g}, as in the checkpoint {path}, not {asked:g}",
                     stacklevel=3,
@@ -90,16 +92,16 @@ class Checkpoints:
             )
         return 0, []
 
-    def write(self, model, optimizer, *, step, rows, told):
-        """Write one; if that fails, the ones before it stay as they are.
+    def write(self, run, *, step, rows):
+        """Write one of a run; if that fails, the ones before it stay as they are.
 
         Raises
         ------
         OSError
             It could not be written, for want of space for instance.
         """
-        state, progress = _state(model, optimizer)
-        progress.text = json.dumps({"rows": rows, "told": told})
+        state, progress = _state(run)
+        progress.text = json.dumps({"rows": rows, "settings": run.settings})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             manager = tf.train.CheckpointManager(
@@ -121,7 +123,7 @@ class Checkpoints:
 
 
 class _Progress(tf.train.experimental.PythonState):
-    """The step, the history and the settings of a run, as JSON."""
+    """The history and the settings of a run, as JSON."""
 
     text = "{}"
 
@@ -143,11 +145,11 @@ def _reason(error):
     return re.sub(r"\{\{.*?\}\} ", "", str(error).splitlines()[0])
 
 
-def _state(model, optimizer):
+def _state(run):
     progress = _Progress()
     variables = {
         name: [each.value for each in owner.variables]
-        for name, owner in (("model", model), ("optimizer", optimizer))
+        for name, owner in (("model", run.model), ("optimizer", run.optimizer))
     }
     return tf.train.Checkpoint(**variables, progress=progress), progress
 
@@ -158,7 +160,7 @@ def _read(path):
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-def _check_same(path, tensors, state, told):
+def _check_same(path, tensors, state, settings):
     """Refuse to go on from another model's checkpoint, or with other data."""
     for name in ("model", "optimizer"):
         shapes = [list(each.shape) for each in getattr(state, name)]
@@ -169,8 +171,9 @@ def _check_same(path, tensors, state, told):
                 f"{name} must have the variables of the checkpoint {path}, {len(found)} in number; "
                 f"received one with {len(shapes)}, or with others"
             )
-    before = json.loads(tensors["progress/.ATTRIBUTES/py_state"])["told"]
-    for name, value in told.items():
+    before = json.loads(tensors["progress/.ATTRIBUTES/py_state"])
+    before = before.get("settings") or before["told"]  # as it was called in version 0.1
+    for name, value in settings.items():
         if before.get(name) != value:
             raise ValueError(
                 f"{name} must be {before.get(name)!r}, as in the run whose checkpoint is {path}; "

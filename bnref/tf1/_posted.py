@@ -11,15 +11,7 @@ computes it where it is called, on the tower's device, unless it is told. Here i
 import tensorflow as tf
 from tensorflow.python.training.moving_averages import assign_moving_average
 
-from bnref.tf1.variables import batch_moments, scale_and_shift, statistic
-
-__all__ = [
-    "METHODS",
-    "assigned_average_norm",
-    "collected_updates_norm",
-    "stored_moments_norm",
-    "unconditional_average_norm",
-]
+from bnref.tf1._variables import batch_moments, scale_and_shift, statistic
 
 v1 = tf.compat.v1
 

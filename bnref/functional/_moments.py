@@ -1,21 +1,12 @@
-"""Moments of a batch: of all of it, of its parts, of each example, of the steps under a mask."""
+"""Moments of a batch: of all of it, of its groups, of each example."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from bnref.functional.assignment import Index, Parts
-from bnref.functional.context import other_replicas
-from bnref.functional.shapes import at_least_float32, checked, not_empty, over_positions
-
-__all__ = [
-    "Moments",
-    "masked_moments",
-    "moments",
-    "moments_of_examples",
-    "moments_of_parts",
-]
+from bnref.functional._inputs import after, at_least_float32, checked, not_empty
+from bnref.functional._rows import Groups, Index
 
 
 class Moments(NamedTuple):
@@ -31,11 +22,11 @@ class Moments(NamedTuple):
         and its mean and variance may then be NaN. None for population statistics.
     average : callable or None
         Turns sums over the values that a row normalizes, shape (2, G, C) or (2, 1, C) of any one
-        row of equal parts, into averages over the values whose moments these are: division by
+        row of equal groups, into averages over the values whose moments these are: division by
         ``count`` for one replica, preceded by a sum over replicas for several. None says that the
         moments do not depend on the inputs (population statistics), and then no gradient flows
         through them.
-    rows : Parts or Index
+    rows : Groups or Index
         Which row normalizes which example.
     correction : pair of tensors like ``mean``, or None
         r and d of batch renormalization: x̂·r + d stands for x̂. Constants to the gradient.
@@ -45,7 +36,7 @@ class Moments(NamedTuple):
     variance: tf.Tensor
     count: tf.Tensor | None = None
     average: Callable[[tf.Tensor], tf.Tensor] | None = None
-    rows: Parts | Index = Parts()
+    rows: Groups | Index = Groups()
     correction: tuple[tf.Tensor, tf.Tensor] | None = None
 
     def pooled(self):
@@ -107,11 +98,11 @@ def moments(x):
     -----
     Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 1, first two lines; for images, section 3.2.
     """
-    return moments_of_parts(x, 1)
+    return moments_of_groups(x, 1)
 
 
-def moments_of_parts(x, groups):
-    """`moments` of each of ``groups`` equal parts of the batch, one after the other.
+def moments_of_groups(x, groups):
+    """`moments` of each of ``groups`` equal groups of the batch, one after the other.
 
     Parameters
     ----------
@@ -122,7 +113,7 @@ def moments_of_parts(x, groups):
     Returns
     -------
     Moments
-        With ``groups`` rows. Nothing is copied: a part is a view of the batch.
+        With ``groups`` rows. Nothing is copied: a group is a view of the batch.
 
     Raises
     ------
@@ -133,8 +124,8 @@ def moments_of_parts(x, groups):
     -----
     Hoffer et al. 2017, arXiv 1705.08741, Algorithm 1.
     """
-    x, rows = _divisible(not_empty(x), groups), Parts(groups)
-    each = [_of_all(part) for part in rows.split(x)]
+    x, rows = _divisible(not_empty(x), groups), Groups(groups)
+    each = [_of_all(group) for group in rows.split(x)]
     means, variances = (tf.stack(values) for values in zip(*each, strict=True))
     size = x.shape[:-1].num_elements() or tf.size(x) / x.shape[-1]
     size = tf.cast(size / groups, means.dtype)
@@ -152,9 +143,9 @@ def _divisible(x, groups):
     if groups == 1:
         return x
     if x.shape[0] is None:
-        told = tf.debugging.assert_equal(tf.shape(x)[0] % groups, 0, f"{message} another size")
-        with tf.control_dependencies([told]):
-            return tf.identity(x)
+        return after(
+            tf.debugging.assert_equal(tf.shape(x)[0] % groups, 0, f"{message} another size"), x
+        )
     if x.shape[0] % groups:
         raise ValueError(f"{message} {x.shape[0]}")
     return x
@@ -182,44 +173,3 @@ def moments_of_examples(x):
     rows = Index(tf.range(size), size)
     mean = tf.reshape(mean, tf.shape(variance))
     return Moments(mean, variance, count, lambda sums: sums / count, rows)
-
-
-def masked_moments(x, mask):
-    r"""Mean and biased variance over the steps where ``mask`` is true; no other is read.
-
-    .. math:: \mu = \frac{\sum_i w_i x_i}{\sum_i w_i}, \qquad
-              \sigma^2 = \frac{\sum_i w_i (x_i - \mu)^2}{\sum_i w_i}, \qquad w_i \in \{0, 1\}
-
-    Parameters
-    ----------
-    x : tensor, shape (N, ..., C)
-    mask : boolean tensor
-        Its shape is the beginning of the shape of `x`: (N,), (N, T), ... up to ``x.shape[:-1]``.
-
-    Returns
-    -------
-    Moments
-        With one row; their count is that of the values read. The gradient of `normalize` by them is
-        right for the steps read, if no other step's output has a gradient;
-        `bnref.layers.MaskedBatchNorm` sees to that.
-
-    Raises
-    ------
-    ValueError
-        `mask` is not boolean or has another shape.
-    tf.errors.InvalidArgumentError
-        `mask` is false everywhere and there is no other replica, or has another shape, which only
-        a run can tell.
-    """
-    x = at_least_float32(not_empty(x))
-    read, every = over_positions(mask, x), range(x.shape.rank - 1)
-    count = tf.reshape(tf.reduce_sum(tf.cast(read, x.dtype)), (1, 1))
-    if not other_replicas():
-        told = tf.debugging.assert_positive(count, "mask must be true for at least one step")
-        with tf.control_dependencies([told] if told is not None else []):
-            count = tf.identity(count)
-    # Selected, not multiplied: what is not read may be NaN.
-    mean = tf.reduce_sum(tf.where(read, x, 0), every) / count
-    difference = tf.where(read, x - mean[0], 0)
-    variance = tf.reduce_sum(tf.square(difference), every) / count
-    return Moments(mean, variance, count, lambda sums: sums / count)

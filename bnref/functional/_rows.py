@@ -1,7 +1,7 @@
-"""Which row of the statistics normalizes which example: equal parts of the batch, or an index.
+"""Which row of the statistics normalizes which example: equal groups of the batch, or an index.
 
-Statistics always have rows, shape (G, C). Every variant of question 1 differs in how the examples
-are shared out over the rows, and both classes here answer the two things that the formula and its
+Statistics always have rows, shape (G, C). The variants of question 1 differ in how the examples are
+divided among the rows, and both classes here answer the two things that the formula and its
 gradient ask: the row of each example (`spread`), and the sums over the examples of a row (`total`).
 """
 
@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["Index", "Parts"]
 
+class Groups(NamedTuple):
+    """Row g normalizes the g-th of so many equal groups of the batch, one after the other.
 
-class Parts(NamedTuple):
-    """Row g normalizes the g-th of so many equal parts of the batch, one after the other.
-
-    One part is the whole batch. The rows are samples of one population: what is remembered is
+    One group is the whole batch. The rows are samples of one population: what is remembered is
     their mean, and row g of two replicas has nothing in common.
     """
 
@@ -23,7 +21,7 @@ class Parts(NamedTuple):
     named = False
 
     def split(self, x):
-        """Cut `x` into the parts; one part is `x` itself, without an operation."""
+        """Cut `x` into the groups; one group is `x` itself, without an operation."""
         return [x] if self.number == 1 else tf.split(x, self.number)
 
     def spread(self, rows, x):
@@ -35,7 +33,7 @@ class Parts(NamedTuple):
     def total(self, values):
         """Sums over the values that each row normalizes: (N, ..., C) as (G, C)."""
         every = range(values.shape.rank - 1)
-        return tf.stack([tf.reduce_sum(part, every) for part in self.split(values)])
+        return tf.stack([tf.reduce_sum(group, every) for group in self.split(values)])
 
 
 class Index(NamedTuple):

@@ -1,13 +1,10 @@
-"""How a global batch is shared out over the replicas, and the order of the examples."""
+"""Global batches: the order of their examples, and how one is shared out."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Integral
 
 import numpy as np
 import tensorflow as tf
-
-__all__ = ["shuffled_batches"]
 
 
 def shuffled_batches(x, y, *, batch_size, seed, carry=True, start=0):
@@ -56,42 +53,38 @@ def _orders(size, *, batch_size, seed, carry):
 
 
 def share(*arrays):
-    """Each array of a global batch, cut to this replica's part: equal parts, the first larger by 1.
+    """The part of each array of a global batch that is for this replica; it may be empty.
 
-    A replica gets no example where there are fewer than replicas. Called on a replica; with one
-    replica it is the arrays.
+    Called on a replica; with one replica it is the arrays.
     """
     replica = tf.distribute.get_replica_context()
-    if replica.num_replicas_in_sync == 1:
+    return part(arrays, replica.replica_id_in_sync_group, of=replica.num_replicas_in_sync)
+
+
+def part(arrays, number, *, of):
+    """One of so many parts of each array: equal parts one after the other, the first larger by 1.
+
+    So are batches shared out over the replicas, and cut up where gradients are accumulated.
+    """
+    if of == 1:
         return arrays
     # Cut where the whole batch lies, in the host's memory: only the part goes to the device.
     with tf.device("CPU:0"):
-        size, index = tf.shape(arrays[0])[0], replica.replica_id_in_sync_group
-        least, larger = size // replica.num_replicas_in_sync, size % replica.num_replicas_in_sync
-        start = index * least + tf.minimum(index, larger)
-        end = start + least + tf.cast(index < larger, tf.int32)
+        size = tf.shape(arrays[0])[0]
+        least, larger = size // of, size % of
+        start = number * least + tf.minimum(number, larger)
+        end = start + least + tf.cast(number < larger, tf.int32)
         return tuple(array[start:end] for array in arrays)
 
 
-def cut(x, y, *, parts):
-    """``parts`` pieces of a global batch, one after the other, as equal as can be."""
-    if parts == 1:
-        return [(x, y)]
-    size = tf.shape(x)[0]
-    ends = [size * i // parts for i in range(parts + 1)]
-    with tf.device("CPU:0"):
-        return [(x[i:j], y[i:j]) for i, j in zip(ends[:-1], ends[1:], strict=True)]
-
-
-def check_whole(**counts):
-    """Refuse what is not a whole number of at least 1, by its name."""
-    for name, count in counts.items():
-        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1; received {count!r}")
-
-
 def check_data(x, y, *, batch_size):
-    """Refuse arrays that cannot be trained on."""
+    """Refuse arrays that cannot be trained on.
+
+    Raises
+    ------
+    ValueError
+        Names the argument, and says what came.
+    """
     for name, array in (("x", x), ("y", y)):
         if not len(getattr(array, "shape", ())) or tf.is_tensor(array):
             raise ValueError(
@@ -99,10 +92,15 @@ def check_data(x, y, *, batch_size):
             )
     if not len(x):
         raise ValueError("x must hold at least one example; received none")
-    if len(x) != len(y):
-        raise ValueError(f"x and y must be equally long; received {len(x)} and {len(y)}")
+    check_equally_long(x, y)
     if batch_size > len(x):
         raise ValueError(f"batch_size must be at most {len(x)}; received {batch_size}")
     if not np.isfinite(x).all():
         bad = np.sum(~np.isfinite(x))
         raise ValueError(f"x must be finite; received {bad} values that are not")
+
+
+def check_equally_long(x, y):
+    """Refuse inputs and targets of different numbers of examples."""
+    if len(x) != len(y):
+        raise ValueError(f"x and y must be equally long; received {len(x)} and {len(y)}")

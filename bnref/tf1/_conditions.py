@@ -4,8 +4,6 @@ from contextlib import contextmanager
 
 import tensorflow as tf
 
-__all__ = ["tensorflow_1"]
-
 v1 = tf.compat.v1
 
 

@@ -2,10 +2,8 @@
 
 import tensorflow as tf
 
-from bnref.functional.batch import combined
-from bnref.functional.context import other_replicas
-
-__all__ = ["mean_over_replicas", "over_replicas"]
+from bnref.functional._moments import combined
+from bnref.functional._replicas import gathered, other_replicas
 
 
 def over_replicas(moments):
@@ -32,8 +30,8 @@ def over_replicas(moments):
     Raises
     ------
     ValueError
-        `moments` has a row for each part of the batch: part g of one replica has nothing in common
-        with part g of another. Pool them first (`Moments.pooled`).
+        `moments` has a row for each group of the batch: group g of one replica has nothing in
+        common with group g of another. Pool them first (`Moments.pooled`).
 
     Notes
     -----
@@ -46,7 +44,7 @@ def over_replicas(moments):
         return moments
     counts = moments.count * tf.ones_like(moments.mean)
     own = tf.stack([counts, moments.mean, moments.variance])
-    counts, means, variances = tf.unstack(_of_each(replica, own), axis=1)
+    counts, means, variances = tf.unstack(gathered(own), axis=1)
     count = tf.reduce_sum(counts, 0)[:, :1]
 
     def average(sums):
@@ -66,8 +64,8 @@ def mean_over_replicas(moments):
     Parameters
     ----------
     moments : Moments
-        Of this replica's batch, each row averaged by itself: parts are as many on each replica, and
-        what is remembered of them is their mean.
+        Of this replica's batch, each row averaged by itself: groups are as many on each replica,
+        and what is remembered of them is their mean.
 
     Returns
     -------
@@ -91,16 +89,5 @@ def _check(moments):
     if not moments.rows.named and moments.mean.shape[0] != 1:
         raise ValueError(
             "moments must have one row, or one a domain, to be combined over replicas; received "
-            f"those of {moments.mean.shape[0]} parts of the batch: pool them first"
+            f"those of {moments.mean.shape[0]} groups of the batch: pool them first"
         )
-
-
-def _of_each(replica, own):
-    """Gather ``own`` of all replicas in a new first axis: a sum in which each fills its own row.
-
-    TensorFlow's ``all_gather`` asks for the sizes first, which is a second collective.
-    """
-    index, number = replica.replica_id_in_sync_group, replica.num_replicas_in_sync
-    padding = [[index, number - 1 - index], *[[0, 0]] * own.shape.rank]
-    shape = (number, *own.shape)
-    return replica.all_reduce("sum", tf.ensure_shape(tf.pad(own[None], padding), shape))

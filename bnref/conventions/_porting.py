@@ -5,23 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnref.conventions import checking
-from bnref.conventions.converting import convert_momentum, convert_variance
-from bnref.conventions.frameworks import convention
-
-__all__ = ["Ported", "port"]
+from bnref._checks import finite_array, number
+from bnref.conventions._converting import convert_momentum, convert_variance
+from bnref.conventions._frameworks import convention
 
 
 class Ported(NamedTuple):
-    """A layer's weights and arguments, under the names of the framework that they are for.
-
-    Attributes
-    ----------
-    weights : dict of array, shape (C,)
-        float32; Caffe's ``scale_factor`` has shape (1,).
-    arguments : dict of float
-        The momentum and the epsilon to make the layer with.
-    """
+    """A layer's weights and arguments, under the names of the framework that they are for."""
 
     weights: dict[str, np.ndarray]
     arguments: dict[str, float]
@@ -54,7 +44,10 @@ def port(
 
     Returns
     -------
-    Ported
+    weights : dict of array, shape (C,)
+        float32; Caffe's ``scale_factor`` has shape (1,).
+    arguments : dict of float
+        The momentum and the epsilon to make the layer with. Both are fields of a named tuple.
 
     Raises
     ------
@@ -103,11 +96,11 @@ def _named(weights, source):
     for name in (*source.names[2:], *also):
         if weights.get(name) is None:
             raise ValueError(f"weights of {source.name!r} must have {name}; it is missing")
-    arrays = {n: checking.array(n, weights[n]) for n in source.names if weights.get(n) is not None}
+    arrays = {n: finite_array(n, weights[n]) for n in source.names if weights.get(n) is not None}
     shapes = {name: each.shape for name, each in arrays.items()}
     if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 1:
-        told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"weights must all have the same shape (C,); received {told}")
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"weights must all have the same shape (C,); received {found}")
     mean = arrays[source.names[2]]
     found = [arrays.get(source.names[0], 1 + 0 * mean), arrays.get(source.names[1], 0 * mean)]
     factor = None
@@ -115,5 +108,5 @@ def _named(weights, source):
         given = np.ravel(weights["scale_factor"])
         if given.size != 1:
             raise ValueError(f"scale_factor must be one number; received {given.size}")
-        factor = checking.number("scale_factor", given[0].item(), 0, strictly=True)
+        factor = number("scale_factor", given[0].item(), 0, strictly=True)
     return (*found, mean, arrays[source.names[3]], factor)

@@ -2,8 +2,6 @@
 
 import tensorflow as tf
 
-__all__ = []
-
 v1 = tf.compat.v1
 
 

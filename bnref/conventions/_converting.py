@@ -3,10 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bnref.conventions import checking
-from bnref.conventions.frameworks import convention
-
-__all__ = ["convert_momentum", "convert_variance"]
+from bnref._checks import finite_array, number, whole_number
+from bnref.conventions._frameworks import convention
 
 
 def convert_momentum(value: float, *, source: str, target: str) -> float:
@@ -30,7 +28,7 @@ def convert_momentum(value: float, *, source: str, target: str) -> float:
         If an argument is not one of those accepted.
     """
     source, target = convention("source", source), convention("target", target)
-    value = checking.number(source.momentum_name, value, 0, 1)
+    value = number(source.momentum_name, value, 0, 1)
     # Rounded where 1 - 0.9 has left 0.09999999999999998.
     same = source.momentum_weighs == target.momentum_weighs
     return value if same else round(1 - value, 15)
@@ -76,10 +74,10 @@ def convert_variance(
         after the change of epsilon; and for unknown names.
     """
     source, target = convention("source", source), convention("target", target)
-    epsilon = checking.number("epsilon", _or(epsilon, source.epsilon), 0, strictly=True)
-    new = checking.number("target_epsilon", _or(target_epsilon, epsilon), 0, strictly=True)
+    epsilon = number("epsilon", _or(epsilon, source.epsilon), 0, strictly=True)
+    new = number("target_epsilon", _or(target_epsilon, epsilon), 0, strictly=True)
     variance = _variance(stored, source, epsilon, scale_factor)
-    n = count if count is None else checking.count(count)
+    n = count if count is None else whole_number("count", count, least=2)
     if n and source.bessel != target.bessel:
         variance = variance * (n / (n - 1) if target.bessel else (n - 1) / n)
     variance = variance + (epsilon - new)
@@ -93,7 +91,7 @@ def convert_variance(
 
 def _variance(stored, source, epsilon, scale_factor):
     if source.stores == "inverse deviation":
-        stored = checking.array("inv_std", stored, 0, strictly=True)
+        stored = finite_array("inv_std", stored, 0, strictly=True)
         variance = stored**-2 - epsilon
         # float32 leaves a variance of 0 a little below it.
         if (variance < -1e-5 * epsilon).any():
@@ -105,9 +103,9 @@ def _variance(stored, source, epsilon, scale_factor):
     if source.stores == "sums":
         if scale_factor is None:
             raise ValueError("scale_factor must come with Caffe's sums; received None")
-        scale_factor = checking.number("scale_factor", scale_factor, 0, strictly=True)
-        return checking.array(source.names[3], stored, 0) / scale_factor
-    return checking.array(source.names[3], stored, 0)
+        scale_factor = number("scale_factor", scale_factor, 0, strictly=True)
+        return finite_array(source.names[3], stored, 0) / scale_factor
+    return finite_array(source.names[3], stored, 0)
 
 
 def _or(value, default):

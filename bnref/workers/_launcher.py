@@ -1,4 +1,7 @@
-"""Several workers on one machine, started and ended together."""
+"""Several workers on one machine, started and ended together.
+
+TensorFlow has no launcher; a shell loop would leave the others running when one has failed.
+"""
 
 import json
 import os
@@ -7,12 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from numbers import Integral
 from typing import IO
 
 import tensorflow as tf
 
-__all__ = ["start"]
+from bnref._checks import whole_number
 
 # Below the range from which systems take ports for outgoing connections.
 _PORTS = range(20000, 32000)
@@ -63,8 +65,7 @@ def start(
     TimeoutError
         They had not ended in time.
     """
-    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"count must be a whole number, at least 1; received {count!r}")
+    whole_number("count", count)
     if not os.path.exists(script):  # noqa: PTH110  (a str is as good as a path)
         raise FileNotFoundError(f"script: there is no file {os.fspath(script)!r}")
     gpus = _gpus(count)

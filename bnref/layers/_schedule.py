@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Iterable
-from numbers import Real
 
 import tensorflow as tf
 
-__all__ = []
+from bnref._checks import is_number
 
 
 class Schedule:
@@ -29,8 +28,7 @@ class Schedule:
     """
 
     def __init__(self, points, *, name, least):
-        one = isinstance(points, Real) and not isinstance(points, bool)
-        pairs = [(0.0, points)] if one else _listed(points, name)
+        pairs = [(0.0, points)] if is_number(points) else _listed(points, name)
         numbers = [each for point in pairs for each in _pair(point, name)]
         steps, values = numbers[::2], numbers[1::2]
         if not values or min(values) < least:

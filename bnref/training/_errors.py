@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import workers
-
-__all__ = []
+from bnref.functional._replicas import gathered
 
 # What TensorFlow raises on a worker when another is gone, by who notices and how.
 _LOST = (
@@ -45,7 +44,7 @@ def explained(step, checkpoints):
         ) from error
 
 
-def all_at(strategy, step, checkpoints):
+def check_same_step(strategy, step, checkpoints):
     """Refuse to go on where the workers found different checkpoints.
 
     Raises
@@ -55,8 +54,7 @@ def all_at(strategy, step, checkpoints):
     """
     if len(workers.task().addresses) == 1 or checkpoints is None:
         return
-    row = tf.function(lambda: strategy.run(_in_own_place, (float(step),)))()
-    steps = np.array(strategy.reduce("sum", row, axis=None)).astype(int)
+    steps = _of_all(strategy, lambda: tf.constant(float(step))).astype(int)
     if np.ptp(steps):
         raise ValueError(
             f"checkpoints must be in a folder that all workers see; {checkpoints.folder} has "
@@ -64,13 +62,13 @@ def all_at(strategy, step, checkpoints):
         )
 
 
-def _in_own_place(value):
-    replica = tf.distribute.get_replica_context()
-    number = replica.num_replicas_in_sync
-    return tf.one_hot(replica.replica_id_in_sync_group, number, value, 0.0)
+def _of_all(strategy, function, *given):
+    """What the function returns on each replica, of other workers too: an array, shape (R,)."""
+    everywhere = tf.function(lambda: strategy.run(lambda *own: gathered(function(*own)), given))
+    return np.array(strategy.experimental_local_results(everywhere())[0])
 
 
-def total(strategy, losses, *, step, raises):
+def total_loss(strategy, losses, *, step, raises):
     """The loss of the last step over all replicas; NaN before the first.
 
     Parameters
@@ -93,25 +91,17 @@ def total(strategy, losses, *, step, raises):
     values = [float(strategy.reduce("sum", shares, axis=None)) for shares in losses]
     first = int(np.argmin(np.isfinite(values)))
     value, number, shares = values[first], step - len(losses) + 1 + first, losses[first]
-    marks = tf.function(lambda: strategy.run(_marked, (shares,)))()
-    marks = strategy.reduce("sum", marks, axis=None)
-    names = " and ".join(f"{i}" for i, mark in enumerate(np.array(marks)) if mark)
+    spoilt = _of_all(strategy, lambda share: tf.cast(~tf.math.is_finite(share), tf.float32), shares)
+    names = " and ".join(f"{i}" for i, each in enumerate(spoilt) if each)
     raise FloatingPointError(
-        f"the loss is {value} at step {number}, on replica {names} of {len(marks)} (from 0); the "
+        f"the loss is {value} at step {number}, on replica {names} of {len(spoilt)} (from 0); the "
         "weights are spoilt since. Look at that replica's data, lower the learning rate, or keep "
         "such losses with nonfinite='keep'"
     )
 
 
-def _marked(share):
-    """One row of zeros a replica, with a 1 at its own place if its share is not finite."""
-    replica = tf.distribute.get_replica_context()
-    own = tf.range(replica.num_replicas_in_sync) == replica.replica_id_in_sync_group
-    return tf.cast(own & ~tf.math.is_finite(share), tf.float32)
-
-
 def _sentence(error):
     text = re.sub(r"\{\{.*?\}\} ", "", str(error))  # the names of nodes
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if "Collective ops" in line or "heartbeat" in line]
-    return (told or lines or [type(error).__name__])[0]
+    of_others = [line for line in lines if "Collective ops" in line or "heartbeat" in line]
+    return (of_others or lines or [type(error).__name__])[0]

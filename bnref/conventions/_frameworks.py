@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["CONVENTIONS", "Convention"]
-
 
 @dataclass(frozen=True)
 class Convention:

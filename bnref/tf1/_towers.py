@@ -6,8 +6,6 @@ placement says; the gradients are averaged and applied once.
 
 import tensorflow as tf
 
-__all__ = ["average_gradients", "on_towers", "training_step"]
-
 v1 = tf.compat.v1
 _VARIABLES = {"AutoReloadVariable", "VarHandleOp", "Variable", "VariableV2"}
 

@@ -7,10 +7,8 @@ float32 and half precision; they can be differentiated once, with fixed statisti
 
 import tensorflow as tf
 
-from bnref.functional.assignment import Parts
-from bnref.functional.shapes import at_least_float32
-
-__all__ = []
+from bnref.functional._inputs import at_least_float32
+from bnref.functional._rows import Groups
 
 
 def normalized(x, moments, gamma, beta, epsilon):
@@ -68,30 +66,33 @@ def second_derivative(upstream, dy, x, moments, gamma, epsilon):
 
 def fastest(x, moments):
     """`normalized` and `first_derivative`, by kernels where there are some for the case."""
-    if isinstance(moments.rows, Parts) and x.dtype != tf.float64:
+    if isinstance(moments.rows, Groups) and x.dtype != tf.float64:
         return normalized_by_kernels, first_derivative_by_kernels
     return normalized, first_derivative
 
 
 def normalized_by_kernels(x, moments, gamma, beta, epsilon):
-    """As `normalized`: one pass over memory for each part of the batch."""
+    """As `normalized`: one pass over memory for each group of the batch."""
     if moments.average is None and x.shape.rank != 4:
         # A line that converters fold into the layer before: the kernel would leave its reshapes.
         return _line(x, moments, gamma, beta, epsilon)
-    parts = [_kernel(*part, epsilon) for part in _parts(x, moments, gamma, beta)]
-    return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
+    groups = [_kernel(*group, epsilon) for group in _by_group(x, moments, gamma, beta)]
+    return groups[0] if len(groups) == 1 else tf.concat(groups, 0)
 
 
 def first_derivative_by_kernels(dy, x, moments, gamma, epsilon):
-    """As `first_derivative`, part by part, so that a part which fits the cache stays there."""
-    pieces = zip(moments.rows.split(dy), _parts(x, moments, gamma), strict=True)
-    parts = [_derivative_of_part(each, *part, moments.average, epsilon) for each, part in pieces]
-    dx, dgamma, dbeta = zip(*parts, strict=True)
+    """As `first_derivative`, group by group, so that one which fits the cache stays there."""
+    groups = zip(moments.rows.split(dy), _by_group(x, moments, gamma), strict=True)
+    derivatives = [
+        _derivative_of_group(dy_of_group, *group, moments.average, epsilon)
+        for dy_of_group, group in groups
+    ]
+    dx, dgamma, dbeta = zip(*derivatives, strict=True)
     dx = dx[0] if len(dx) == 1 else tf.concat(dx, 0)
     return dx, tf.stack(dgamma), tf.stack(dbeta)
 
 
-def _derivative_of_part(dy, x, mean, variance, gamma, average, epsilon):
+def _derivative_of_group(dy, x, mean, variance, gamma, average, epsilon):
     """The kernel gives γ·dy/√(σ²+ε) and both sums, which ``average`` turns into averages.
 
     What is taken away, A(dy) + x̂·A(dy·x̂), is a line of x again: the kernel draws it.
@@ -103,8 +104,8 @@ def _derivative_of_part(dy, x, mean, variance, gamma, average, epsilon):
     return dx, dgamma, dbeta
 
 
-def _parts(x, moments, *vectors):
-    """For each part of the batch: the part, and its row of mean, variance and the vectors."""
+def _by_group(x, moments, *vectors):
+    """For each group: its examples, and its row of mean, variance and the vectors."""
     vectors = map(tf.unstack, (moments.mean, moments.variance, *vectors))
     return zip(moments.rows.split(x), *vectors, strict=True)
 

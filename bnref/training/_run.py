@@ -1,0 +1,146 @@
+"""A run of training: what belongs together from the first step to the last evaluation."""
+
+import keras
+
+from bnref.training._batches import check_equally_long
+from bnref.training._evaluation import Evaluation
+from bnref.training._loop import Loop
+from bnref.training._step import Step
+
+
+def train(
+    model, x, y, *, optimizer=None, loss=None, accumulate=1, jit_compile=False, **options
+):  # fmt: skip
+    """Train ``model`` for a number of steps and return what was measured on the way.
+
+    Short for ``Run(model, optimizer, loss, accumulate=..., jit_compile=...).train(x, y, ...)``:
+    arguments, results and errors are those of `Run` and of `Run.train`, such as ``steps`` and
+    ``batch_size``, which must be given.
+    """
+    run = Run(model, optimizer, loss, accumulate=accumulate, jit_compile=jit_compile)
+    return run.train(x, y, **options)
+
+
+def evaluate(model, x, y, *, batch_size=500):
+    """Mean loss and accuracy of ``model``, as by `Run.evaluate`, which has all that is accepted.
+
+    On several replicas the evaluation is compiled in each call. In a run use that of the run, which
+    is compiled once.
+    """
+    return Evaluation(model)(x, y, batch_size=batch_size)
+
+
+class Run(Loop):
+    r"""A model in training, on one replica or on many: its optimizer, its step, its evaluation.
+
+    Every replica takes the gradient of its share of the mean loss over the global batch,
+
+    .. math:: L = \sum_i \Bigl(\frac1N \sum_{j \in i} \ell_j + \frac{\Omega}{R}\Bigr),
+
+    with N the examples of all R replicas together and Ω the model's own losses (``model.losses``),
+    and the optimizer adds the R gradients up. So a step is that of one device with the whole
+    batch, even where the replicas' shares are unequal or empty, as far as the layers allow: batch
+    norm does if it is `bnref.layers.SyncBatchNorm`; Keras's dropout draws the same mask on every
+    replica; and TensorFlow's convolutions on CPUs take no empty share.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Built in the scope of its strategy, if there is one.
+    optimizer : keras.optimizers.Optimizer, optional
+        Made in the same scope; built here for the model's variables. Adam with a learning rate of
+        0.001 unless given. With ``keras.optimizers.LossScaleOptimizer`` the loss is scaled, as
+        float16 needs, and a step is left out by all replicas where the gradient of any is not
+        finite. On several replicas without clipping and accumulation of its own, which Keras
+        applies to each share.
+    loss : callable (y, output) -> losses, optional
+        One loss an example (an array for each is averaged). Sparse softmax cross-entropy on logits
+        unless given.
+    accumulate : int, ≥ 1
+        The global batch is cut into so many parts, one after the other, whose gradients are added
+        up before the weights move: memory for a part, not for the whole. Batch norm sees the
+        parts: it normalizes by the statistics of each and remembers each, so that the step is not
+        that of the whole batch, whichever layer is used.
+    jit_compile : bool
+        Compile by XLA. On one replica only, and XLA leaves the checks of the layers out.
+
+    Attributes
+    ----------
+    model, optimizer, strategy
+        The strategy is the one in whose scope the model was built.
+
+    Raises
+    ------
+    ValueError
+        `accumulate` below 1, `jit_compile` on several replicas, an optimizer made outside of the
+        strategy's scope or with an option that several replicas cannot have.
+    """
+
+    def __init__(self, model, optimizer=None, loss=None, *, accumulate=1, jit_compile=False):
+        self.model, self.strategy = model, model.distribute_strategy
+        if optimizer is None:
+            with self.strategy.scope():
+                optimizer = keras.optimizers.Adam(1e-3)
+        self.optimizer, self.accumulate = optimizer, accumulate
+        self.settings = {}  # what a run that is resumed must have in common with it
+        self._step = Step(model, optimizer, loss, accumulate=accumulate, jit_compile=jit_compile)
+        self._evaluation = Evaluation(model)
+
+    def step(self, x, y):
+        """Train on one global batch, and return the mean loss before.
+
+        Moves the weights once, and the populations `accumulate` times. A layer that has been frozen
+        or unfrozen counts as it is from the next step on.
+
+        Parameters
+        ----------
+        x, y : array or tensor, shapes (N, ...)
+            The whole global batch, of any size; every worker gives the same and uses its share.
+
+        Returns
+        -------
+        tensor, shape ()
+
+        Raises
+        ------
+        ValueError
+            `x` and `y` of different lengths, fewer examples than `accumulate`; on several replicas
+            a loss that is one number, or losses of outputs in ``model.losses``; weights that were
+            frozen when the run was made and are trainable now, which the optimizer does not know.
+        """
+        check_equally_long(x, y)
+        if len(x) < self.accumulate:
+            raise ValueError(
+                f"accumulate must be at most {len(x)}, the batch; received {self.accumulate}"
+            )
+        shares = self._step(x, y)
+        return shares if self._step.replicas == 1 else self.strategy.reduce("sum", shares, None)
+
+    def step_on_replicas(self, x, y):
+        """As `step`, but returns each replica's share of the loss, which need no collective."""
+        return self._step(x, y)
+
+    def evaluate(self, x, y, *, batch_size=500):
+        """Mean softmax cross-entropy and accuracy at inference, every example counted once.
+
+        On several replicas each takes its share of every batch, and all use the same population:
+        the first replica's, which is the one that is saved. The others take it over, and keep it.
+
+        Parameters
+        ----------
+        x, y : array, shapes (N, ...) and (N,), or (N, T) for logits of shape (N, T, classes)
+        batch_size : int
+            How many are passed at a time, over all replicas; it does not change the result.
+
+        Returns
+        -------
+        loss, accuracy : float
+            The same whatever the number of replicas and workers, but for rounding.
+
+        Raises
+        ------
+        ValueError
+            `batch_size`, `x` or `y` out of range, or a layer whose moving variance is negative or
+            not finite: named with its channels.
+        """
+        return self._evaluation(x, y, batch_size=batch_size)
