@@ -73,7 +73,7 @@ def names(count: int) -> list[str]:
     whole_number("count", count)
     if len(tf.config.get_visible_devices("GPU")) >= count:
         return [f"GPU:{index}" for index in range(count)]
-    # Asked here too, so that eight are not demanded of a process that has started with enough.
+    # A process that has started with `count` CPUs, but with fewer than eight, has enough.
     if _logical_cpus() < count:
         configure(cpus=max(count, _DEFAULT_CPUS))
     return [f"CPU:{index}" for index in range(count)]

@@ -113,10 +113,10 @@ def recompute(model, batches, *, variance="pooled"):
     estimates = {}
     for layer, rows in collected.items():
         counts, means, variances = map(np.array, zip(*rows, strict=True))
-        with np.errstate(invalid="ignore"):  # 0/0, of a domain that no batch holds
+        with np.errstate(invalid="ignore"):  # a domain that is in no batch gives 0/0
             estimate = ESTIMATORS[variance](counts, means, variances)
         if not np.isfinite(estimate).all():
-            check(model)  # names the layer whose own population is the cause, if one is
+            check(model)  # if a layer's own population is the cause, this names it
             raise ValueError(f"batches gave moments that are not finite in layer {layer.name!r}")
         estimates[layer] = estimate
     for layer, (mean, var) in estimates.items():
@@ -149,7 +149,7 @@ def check(model, *, without=()):
 
 
 def _collect(model, batches):
-    """The (count, mean, variance) of every batch for every layer that updates a population."""
+    """Pass the batches through the model; (count, mean, variance) of each, for each layer."""
     # Keras offers no public walk through nested models and the layers inside layers.
     layers = [layer for layer in model._flatten_layers() if hasattr(layer, "update_population")]
     rows = {layer: [] for layer in layers}
@@ -157,7 +157,7 @@ def _collect(model, batches):
     state = [(each, each.numpy()) for layer in layers for each in layer.non_trainable_variables]
     try:
         for layer in layers:
-            # Another answer to "remembered how?", for the time being and for this layer alone.
+            # For these passes alone: collect the moments in place of updating the population.
             layer.update_population = partial(_keep, rows[layer])
         number = 0
         for number, batch in enumerate(batches, start=1):  # noqa: B007
@@ -167,7 +167,7 @@ def _collect(model, batches):
             del layer.update_population
             if own is not None:
                 layer.update_population = own
-        for variable, value in state:  # a layer may count its calls
+        for variable, value in state:  # such as the number of updates
             variable.assign(value)
     if not number:
         raise ValueError("batches must hold at least one batch; received none")

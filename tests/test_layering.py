@@ -348,3 +348,10 @@ def test_a_private_name_in_a_script_is_found(source, found):
 def test_the_reference_imports_numpy_alone():
     source = Path(__file__).with_name("reference.py").read_text("utf-8")
     assert set(imported(source)) == {"numpy"}
+
+
+@pytest.mark.parametrize("name", bnref.layers.__all__)
+def test_each_layer_names_the_page_that_shows_it(name):
+    shown = re.search(r"Shown in :doc:`/gallery/(.+)`", getattr(bnref.layers, name).__doc__)
+    assert shown, f"{name} says nowhere which page shows it"
+    assert f"bnref.{name}" in (GALLERY / f"{shown[1]}.py").read_text("utf-8")

@@ -74,7 +74,7 @@ def fastest(x, moments):
 def normalized_by_kernels(x, moments, gamma, beta, epsilon):
     """As `normalized`: one pass over memory for each group of the batch."""
     if moments.average is None and x.shape.rank != 4:
-        # A line that converters fold into the layer before: the kernel would leave its reshapes.
+        # Converters such as TFLite's fold a product and a sum into the layer before, and no kernel.
         return _line(x, moments, gamma, beta, epsilon)
     groups = [_kernel(*group, epsilon) for group in _by_group(x, moments, gamma, beta)]
     return groups[0] if len(groups) == 1 else tf.concat(groups, 0)
@@ -93,9 +93,10 @@ def first_derivative_by_kernels(dy, x, moments, gamma, epsilon):
 
 
 def _derivative_of_group(dy, x, mean, variance, gamma, average, epsilon):
-    """The kernel gives γ·dy/√(σ²+ε) and both sums, which ``average`` turns into averages.
+    """The first derivative of one group, by two calls of a kernel.
 
-    What is taken away, A(dy) + x̂·A(dy·x̂), is a line of x again: the kernel draws it.
+    The first gives γ·dy/√(σ²+ε) and both sums, which ``average`` turns into averages. What is to be
+    subtracted, A(dy) + x̂·A(dy·x̂), is a straight line in x, so the normalizing kernel computes it.
     """
     dx, dgamma, dbeta = _kernel_of_derivative(dy, x, mean, variance, gamma, epsilon)
     along_one, along_x = tf.unstack(average(tf.stack([dbeta, dgamma])[:, None])[:, 0])
@@ -134,5 +135,5 @@ def _line(x, moments, gamma, beta, epsilon):
 
 
 def _as_image(x):
-    """The kernels take (N, H, W, C); the other axes are all alike to them, so one is enough."""
+    """``x`` as (N, H, W, C), which the kernels take; all axes but the last are alike to them."""
     return x if x.shape.rank == 4 else tf.reshape(x, (-1, 1, 1, x.shape[-1]))

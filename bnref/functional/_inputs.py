@@ -24,15 +24,15 @@ def not_empty(x):
         raise ValueError(f"x must hold at least one example; received shape {x.shape}")
     if x.shape.num_elements() is not None:
         return x
-    # The graph of a batch of any size: only a run can tell.
+    # In a graph for batches of any size, only a run can tell.
     held = tf.debugging.assert_positive(tf.size(x), "x must hold at least one example")
     return after(held, x)
 
 
 def after(assertion, x):
-    """``x``, to be had only after an assertion of ``tf.debugging``, which is None in eager mode.
+    """``x``, computed only after an assertion of ``tf.debugging`` has held.
 
-    XLA leaves assertions out.
+    In eager mode the assertion has been made already, and is None; XLA leaves it out.
     """
     with tf.control_dependencies([] if assertion is None else [assertion]):
         return tf.identity(x)

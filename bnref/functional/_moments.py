@@ -40,7 +40,7 @@ class Moments(NamedTuple):
     correction: tuple[tf.Tensor, tf.Tensor] | None = None
 
     def pooled(self):
-        r"""Row of all examples together; rows that are named, those of domains, stay as they are.
+        r"""One row for all examples together; named rows, those of domains, are kept as they are.
 
         .. math:: \mu = \sum_g \frac{n_g}{n} \mu_g, \qquad
                   \sigma^2 = \sum_g \frac{n_g}{n}\left(\sigma_g^2 + (\mu_g - \mu)^2\right)
@@ -56,7 +56,9 @@ class Moments(NamedTuple):
 
 
 def combined(counts, means, variances):
-    """Moments of all together, by Chan's formula over the first axis; a count of 0 weighs nothing.
+    """Combine moments along the first axis into those of all values together, by Chan's formula.
+
+    What has the count 0 has no part in the result.
 
     Nothing cancels where the mean is large, as it does in E[x²] − E[x]².
     """

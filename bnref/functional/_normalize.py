@@ -63,20 +63,23 @@ def normalize(x, moments, gamma, beta, *, epsilon):
     mean, variance = moments.mean, moments.variance
     if moments.average is None:
         mean, variance = tf.stop_gradient(mean), tf.stop_gradient(variance)
-    gamma, beta = (each + tf.zeros_like(mean) for each in (gamma, beta))  # one row each, too
+    # A row for each row of the moments.
+    gamma, beta = (each + tf.zeros_like(mean) for each in (gamma, beta))
     if moments.correction is not None:
         r, d = map(tf.stop_gradient, moments.correction)
         gamma, beta = gamma * r, gamma * d + beta
     by = moments._replace(mean=mean, variance=variance)
-    if in_forward_mode([x, mean, variance, gamma, beta]):  # it goes along the formula's operations
+    if in_forward_mode([x, mean, variance, gamma, beta]):
+        # Forward mode ignores custom gradients; it goes along plain operations.
         return formulas.normalized(x, by, gamma, beta, epsilon)
-    if moments.average is None:  # a fixed line, of which TensorFlow's own derivatives are right
+    if moments.average is None:
+        # y is a straight line in x, which TensorFlow differentiates rightly by itself.
         return formulas.fastest(x, by)[0](x, by, gamma, beta, epsilon)
     return _normalized_by_batch(x, mean, variance, gamma, beta, by, epsilon)
 
 
 def _normalized_by_batch(x, mean, variance, gamma, beta, moments, epsilon):
-    """γ x̂ + β with its first derivative, and that with all further ones."""
+    """γ x̂ + β, with a first derivative in closed form that can be differentiated again."""
     forward, fastest = formulas.fastest(x, moments)
 
     @tf.custom_gradient
@@ -118,5 +121,5 @@ def in_forward_mode(tensors):
 
 
 def _constants(inputs):
-    """The inputs as constants: their whole gradient is written here, the kernels' would add."""
+    """Stop gradients at the inputs: theirs is given in full, and would be counted twice."""
     return [tf.stop_gradient(each) for each in inputs]

@@ -55,8 +55,8 @@ class Index(NamedTuple):
 
     def spread(self, rows, x):
         """Row of each example: (G, C) as (N, 1, ..., C), to be broadcast with `x`."""
-        # As a batch of one, because the gradient of a plain gather is an IndexedSlices, through
-        # which TensorFlow's forward mode cannot go.
+        # Gathered as a batch of one: the gradient of a plain gather is an IndexedSlices, which
+        # TensorFlow's forward mode cannot handle.
         own = tf.gather(rows[None], self.row[None], axis=1, batch_dims=1)[0]
         return _beside(own, x)
 
@@ -67,7 +67,7 @@ class Index(NamedTuple):
 
 
 def _beside(vectors, x):
-    """One vector an example, (N, C), with axes of size 1 for the positions of `x`."""
+    """Vectors (N, C), one for each example, with axes of size 1 for the positions of `x`."""
     for axis in range(1, x.shape.rank - 1):
         vectors = tf.expand_dims(vectors, axis)
     return vectors

@@ -79,7 +79,7 @@ def moments_of_domains(x, domain, domains):
 
 
 def rows_of_domains(domain, domains):
-    """Row d for the examples of domain d, if every index lies in 0 … ``domains`` − 1.
+    """Assign row d to the examples of domain d, after a check that all indices are in range.
 
     Parameters
     ----------

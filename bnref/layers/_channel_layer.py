@@ -11,7 +11,7 @@ import keras
 
 from bnref._checks import stored_variance
 
-# The arguments that name a Keras object, and what makes one of a name.
+# Arguments that may be the name of a Keras object, and the module that makes an object of it.
 _OBJECTS = {
     "beta_initializer": keras.initializers, "gamma_initializer": keras.initializers,
     "moving_mean_initializer": keras.initializers,
@@ -72,7 +72,7 @@ class ChannelLayer(keras.layers.Layer):
         )
 
     def compute_output_shape(self, input_shape):
-        """That of the input."""
+        """Return the shape of the input, which is that of the output."""
         return tuple(input_shape)
 
     def get_config(self):
@@ -82,13 +82,13 @@ class ChannelLayer(keras.layers.Layer):
         return {**super().get_config(), **config, **objects}
 
     def set_weights(self, weights):
-        """Set all variables from a list of arrays, after a look at their shapes."""
+        """Set all variables from a list of arrays, if shapes and variance are possible."""
         if len(weights) == len(self.weights):
             self._check(self.weights, weights)
         super().set_weights(weights)
 
     def load_own_variables(self, store):
-        """Load from a file, after a look at what it holds."""
+        """Load all variables from a file, if their shapes and the variance are possible."""
         variables = self._trainable_variables + self._non_trainable_variables
         if len(store) == len(variables):
             self._check(variables, [store[str(i)] for i in range(len(variables))])

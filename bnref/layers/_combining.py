@@ -56,10 +56,10 @@ def check_combination(cls, base):
 
 
 def _rivals(answers, hook):
-    """The first class whose answer replaces that of an unrelated one, and that one; or None."""
+    """A class that overrides the answer of another without inheriting it, and that one; or None."""
     for i, one in enumerate(answers):
         others = [each for each in answers[i + 1 :] if not issubclass(one, each)]
-        if not _adds(one, hook):  # the last word
+        if not _adds(one, hook):  # the classes after it are not asked
             return (one, others[0]) if others else None
     return None
 

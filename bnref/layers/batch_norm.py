@@ -29,6 +29,8 @@ class BatchNorm(ChannelLayer):
     2. `update_population`: remembered how?
     3. `training_moments` and `inference_moments`: used when?
 
+    Shown in :doc:`/gallery/questions/plot_with_and_without_batch_norm`.
+
     Parameters
     ----------
     momentum : float, 0 ≤ momentum < 1
@@ -130,8 +132,8 @@ class BatchNorm(ChannelLayer):
         return functional.normalize(inputs, moments, gamma, beta, epsilon=self.epsilon)
 
     def after_batch(self, x, moments):
-        """Have the batch's moments remembered, once: not again where they are recomputed."""
-        # Looked at only where there are no more values than rows: reading it can wait for a GPU.
+        """Update the population, unless ``tf.recompute_grad`` only repeats an earlier pass."""
+        # Read the count only where the shapes say that it may be 1: reading waits for a GPU.
         if x.shape[:-1].num_elements() == moments.mean.shape[0]:
             count = tf.get_static_value(moments.count)
             if count is not None and (count == 1).all():
@@ -156,14 +158,14 @@ class BatchNorm(ChannelLayer):
 
         One of several replicas may have none, and a domain may be missing in a batch.
         """
-        memory = old.shape  # (C,), or a row a domain: other rows are averaged
+        memory = old.shape  # (C,), or (D, C) for D domains; the rows of groups are averaged
         batch = tf.reduce_mean(tf.reshape(batch, (-1, *memory)), 0)
-        # A number stays one: a cast would round it to float32 first.
+        # A Python number is not cast: it would be rounded to float32, for float64 too.
         weight = tf.cast(weight, old.dtype) if tf.is_tensor(weight) else weight
         return tf.where(self.present(moments), (1 - weight) * old + weight * batch, old)
 
     def present(self, moments):
-        """Whether there was an example: of each row that is remembered by itself."""
+        """Whether there was an example, for each row of the population."""
         return tf.reduce_any(
             tf.reshape(moments.count > 0, (-1, *self.moving_mean.shape[:-1], 1)), 0
         )

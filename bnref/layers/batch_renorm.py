@@ -24,6 +24,8 @@ class BatchRenorm(BatchNorm):
     passes through the batch's moments; r and d count as constants. For small batches, and
     batches whose examples depend on one another. Shapes and errors are those of `BatchNorm`.
 
+    Shown in :doc:`/gallery/variants/plot_batch_renorm_and_its_schedules`.
+
     Parameters
     ----------
     r_max, d_max : float, or sequence of (step, value)
@@ -74,13 +76,13 @@ class BatchRenorm(BatchNorm):
         return batch._replace(correction=correction)
 
     def after_batch(self, x, moments):
-        """Count the step besides having the batch's moments remembered."""
+        """Update the population, and count the step, by which the schedules go."""
         super().after_batch(x, moments)
         if not recomputing():
             self.steps.assign_add(1)
 
     def _correction(self, batch):
-        """The paper's r and d, by the population as it is before the update."""
+        """The paper's r and d, from the population as it is before this step's update."""
         mean, variance, *_ = super().population_moments()
         deviation = tf.sqrt(variance + self.epsilon)
         r_max, d_max = (

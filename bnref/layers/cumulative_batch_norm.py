@@ -18,6 +18,8 @@ class CumulativeBatchNorm(BatchNorm):
     much as the last, so the noise falls as 1/√t and early batches, of weights long gone, are never
     forgotten. Shapes and errors are those of `BatchNorm`; ``momentum`` is not used.
 
+    Shown in :doc:`/gallery/variants/plot_the_moving_average_lags_or_trembles`.
+
     Attributes
     ----------
     updates : variable, shape ()

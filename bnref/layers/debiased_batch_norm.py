@@ -20,6 +20,8 @@ class DebiasedBatchNorm(BatchNorm):
     by the weight it has gathered, 1 − ρᵗ, so that after one batch the population is that batch.
     Shapes, arguments and errors are those of `BatchNorm`.
 
+    Shown in :doc:`/gallery/questions/plot_with_and_without_batch_norm`.
+
     Attributes
     ----------
     updates : variable, shape ()

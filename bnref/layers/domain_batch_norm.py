@@ -25,6 +25,8 @@ class DomainBatchNorm(BatchNorm):
     batch keeps its row as it was. Called as ``layer(x, domain=domain)``, with one whole number an
     example, in training and at inference.
 
+    Shown in :doc:`/gallery/variants/plot_two_domains_in_one_batch`.
+
     Parameters
     ----------
     domains : int, ≥ 1

@@ -23,6 +23,8 @@ class ExampleWeighingBatchNorm(BatchNorm):
     positions, get the weight α at inference. No example meets another. α = 0 is `BatchNorm`.
     Each example has its own moments, so the layer is not a fixed line and cannot be folded.
 
+    Shown in :doc:`/gallery/variants/plot_normalizing_single_examples`.
+
     Parameters
     ----------
     example_weight : float, 0 ≤ α < 1
@@ -70,7 +72,7 @@ class ExampleWeighingBatchNorm(BatchNorm):
         return own._replace(
             mean=weight * own.mean + (1 - weight) * mean,
             variance=weight * own.variance + (1 - weight) * variance + between,
-            # What a value weighs in these moments: α/n.
+            # One of the example's n values has the weight α/n in these moments.
             average=lambda sums: weight * own.average(sums),
         )
 

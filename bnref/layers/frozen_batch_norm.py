@@ -19,6 +19,8 @@ class FrozenBatchNorm(BatchNorm):
     layer normalizes by 0 and 1. γ and β still learn; ``trainable = False`` holds them too.
     Shapes, arguments and errors are those of `BatchNorm`; ``momentum`` is not used.
 
+    Shown in :doc:`/gallery/variants/plot_frozen_batch_norm_in_fine_tuning`.
+
     Notes
     -----
     ``FrozenBatchNorm2d`` of detectron2 and torchvision, which hold γ and β as well; a `BatchNorm`

@@ -20,6 +20,8 @@ class GhostBatchNorm(BatchNorm):
     ghost batches of N/G, one after the other, each normalized by itself: the noise of small
     batches at the speed of large ones, and what G replicas do that are not synchronized.
 
+    Shown in :doc:`/gallery/variants/plot_ghost_batches`.
+
     Parameters
     ----------
     groups : int, ≥ 1

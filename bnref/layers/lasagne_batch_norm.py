@@ -20,6 +20,8 @@ class LasagneBatchNorm(BatchNorm):
     Shapes, arguments and errors are those of `BatchNorm`, with Lasagne's defaults: ``momentum``
     0.9, the weight of the **old** value, is its ``alpha`` of 0.1; ``epsilon`` is 1e-4.
 
+    Shown in :doc:`/gallery/variants/plot_averaging_one_over_sigma`.
+
     Attributes
     ----------
     moving_variance : variable, shape (C,)

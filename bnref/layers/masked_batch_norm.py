@@ -25,6 +25,8 @@ class MaskedBatchNorm(BatchNorm):
     The mask comes from Keras (``Masking``, ``Embedding(mask_zero=True)``) or as
     ``layer(x, mask=mask)``: boolean, its shape the beginning of the shape of `x`: (N,), (N, T), …
 
+    Shown in :doc:`/gallery/variants/plot_masked_sequences`.
+
     Raises
     ------
     ValueError, tf.errors.InvalidArgumentError

@@ -22,6 +22,8 @@ class PooledBatchNorm(BatchNorm):
     variances plus the variance of the means. One collective in training, of 3C numbers a replica,
     and none backward. Shapes, arguments and errors are those of `BatchNorm`.
 
+    Shown in :doc:`/gallery/multi_gpu/plot_what_several_replicas_remember`.
+
     Notes
     -----
     Chan, Golub & LeVeque 1983, The American Statistician 37, equation 2.1. Averaging the replicas'

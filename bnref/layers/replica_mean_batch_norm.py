@@ -23,6 +23,8 @@ class ReplicaMeanBatchNorm(BatchNorm):
     One collective in training, of 2C + 1 numbers, and none backward. Shapes, arguments and errors
     are those of `BatchNorm`.
 
+    Shown in :doc:`/gallery/multi_gpu/plot_what_several_replicas_remember`.
+
     Notes
     -----
     ``tf_keras.layers.BatchNormalization``, whose moving statistics have the aggregation "mean".

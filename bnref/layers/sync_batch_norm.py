@@ -22,6 +22,8 @@ class SyncBatchNorm(BatchNorm):
     replica, and one backward, of 2C. Shapes, arguments and errors are those of `BatchNorm`; with
     one replica it is `BatchNorm`.
 
+    Shown in :doc:`/gallery/variants/plot_replicas_and_whose_statistics`.
+
     Notes
     -----
     Peng et al. 2017 (MegDet), arXiv 1711.07240, section 3.3. Departs from it by combining the

@@ -19,6 +19,8 @@ class UntrackedBatchNorm(BatchNorm):
     and stay as they are. Shapes, arguments and errors are those of `BatchNorm`, those of training
     at inference too; ``momentum`` is not used, and ``trainable = False`` holds γ and β only.
 
+    Shown in :doc:`/gallery/variants/plot_normalizing_single_examples`.
+
     Notes
     -----
     PyTorch's ``track_running_stats=False``; ``batch_norm_full`` of the post "with and without". As

@@ -32,7 +32,7 @@ def shuffled_batches(x, y, *, batch_size, seed, carry=True, start=0):
     orders = itertools.islice(orders, start, None)
 
     def draw(chosen):
-        with tf.device("CPU:0"):  # of which each replica's device gets its part
+        with tf.device("CPU:0"):  # in the host's memory: each device gets its replica's part
             return tf.constant(x[chosen]), tf.constant(y[chosen])
 
     with ThreadPoolExecutor(1) as ahead:
@@ -62,7 +62,7 @@ def share(*arrays):
 
 
 def part(arrays, number, *, of):
-    """One of so many parts of each array: equal parts one after the other, the first larger by 1.
+    """One of several parts of each array: equal parts in order, the first ones larger by 1.
 
     So are batches shared out over the replicas, and cut up where gradients are accumulated.
     """

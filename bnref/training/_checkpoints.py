@@ -44,7 +44,7 @@ class Checkpoints:
             raise ValueError(f"folder must be a folder, or not exist yet; {self.folder} is a file")
 
     def steps(self):
-        """The steps of the checkpoints in the folder, rising; those that are spoilt too."""
+        """The steps of the checkpoints in the folder, in order, spoilt ones included."""
         found = (re.fullmatch(r"step-(\d+)\.index", p.name) for p in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
 
@@ -70,7 +70,7 @@ class Checkpoints:
             path = str(self.folder / f"step-{step}")
             try:
                 tensors = _read(path)
-            except Exception as error:  # whatever the reader makes of a spoilt file
+            except Exception as error:  # a spoilt file can raise anything here
                 warnings.warn(
                     f"the checkpoint {path} cannot be read ({_reason(error)}); the one before it "
                     "is used",
@@ -109,7 +109,7 @@ class Checkpoints:
             )
             manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
-            # What was written of it would keep the room that is wanting.
+            # What was written of it takes up space, of which there may be too little.
             shutil.rmtree(self.folder / f"step-{step}_temp", ignore_errors=True)
             for part in self.folder.glob(f"step-{step}.*"):
                 part.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ class _Progress(tf.train.experimental.PythonState):
 
 
 def _learning_rate(optimizer):
-    """It is one of the optimizer's variables, unless it is a schedule."""
+    """The optimizer's learning rate; None if it is a schedule, which is no variable."""
     rates = [each for each in optimizer.variables if each.name == "learning_rate"]
     return float(rates[0].numpy()) if rates else None
 
@@ -155,7 +155,7 @@ def _state(run):
 
 
 def _read(path):
-    """Every tensor of a checkpoint by its name, by which its checksum is looked at."""
+    """Read every tensor of a checkpoint, so that TensorFlow compares its checksum."""
     reader = tf.train.load_checkpoint(path)
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from bnref import workers
 from bnref.functional._replicas import gathered
 
-# What TensorFlow raises on a worker when another is gone, by who notices and how.
+# TensorFlow's errors on a worker when another has stopped; which one depends on who notices.
 _LOST = (
     tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
     tf.errors.FailedPreconditionError, tf.errors.InternalError, tf.errors.UnavailableError,
@@ -21,7 +21,7 @@ _GONE = tf.errors.UnavailableError
 
 @contextlib.contextmanager
 def explained(step, checkpoints):
-    """Say that another worker has stopped, and how to go on, where TensorFlow's error means that.
+    """Say in words that another worker has stopped, and how to go on, if an error means that.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def check_same_step(strategy, step, checkpoints):
 
 
 def _of_all(strategy, function, *given):
-    """What the function returns on each replica, of other workers too: an array, shape (R,)."""
+    """Run a function on each replica, of all workers, and return the R results as an array."""
     everywhere = tf.function(lambda: strategy.run(lambda *own: gathered(function(*own)), given))
     return np.array(strategy.experimental_local_results(everywhere())[0])
 

@@ -35,7 +35,7 @@ class Evaluation:
         self.agree()
         population.check(self.model)
         totals = np.zeros(2)
-        # Batches as equal as can be, so that the last one is not too small for all replicas.
+        # Batches of nearly equal sizes: a small last one could leave replicas without an example.
         ends = np.linspace(0, len(x), -(-len(x) // batch_size) + 1).astype(int)
         for start, end in itertools.pairwise(ends):
             with tf.device("CPU:0"):

@@ -85,9 +85,9 @@ class Loop:
         batches = shuffled_batches(
             x, y, batch_size=batch_size, seed=seed, carry=carry, start=done
         )  # fmt: skip
-        losses = []  # the replicas' shares, of the steps since they were last looked at
+        losses = []  # shares of the loss, a step each, since they were last read
         for step in _bar(done, steps, progress):
-            if 0 < step == done:  # measured before the interruption
+            if 0 < step == done:  # the checkpoint's own step, whose row it holds
                 continue
             row_due = step % every == 0 or step == steps
             checkpoint_due = checkpoints is not None and checkpoints.due(step, last=steps)
@@ -129,7 +129,7 @@ class Loop:
         }
 
     def _measured(self, measure, rows):
-        """What is measured, as numbers that a checkpoint can hold, under the same names always."""
+        """What `measure` returns, as numbers that a checkpoint can hold, after a check of names."""
         found = {} if measure is None else measure(self)
         found = {name: float(value) for name, value in found.items()}
         if rows and (names := set(rows[0]) - {"step", "loss"}) != set(found):
@@ -140,7 +140,7 @@ class Loop:
 
 
 def _bar(done, steps, progress):
-    """The numbers of the steps, from the one that is done, with a bar if there is to be one."""
+    """The numbers of the steps from `done` on, shown as a progress bar if that is wanted."""
     shown = sys.stderr.isatty() if progress is None else progress
     shown = shown and workers.task().index == 0
     return tqdm(range(done, steps + 1), desc="training", unit="step", disable=not shown)

@@ -82,7 +82,7 @@ class Run(Loop):
             with self.strategy.scope():
                 optimizer = keras.optimizers.Adam(1e-3)
         self.optimizer, self.accumulate = optimizer, accumulate
-        self.settings = {}  # what a run that is resumed must have in common with it
+        self.settings = {}  # which must be the same when the run is resumed
         self._step = Step(model, optimizer, loss, accumulate=accumulate, jit_compile=jit_compile)
         self._evaluation = Evaluation(model)
 

@@ -27,8 +27,8 @@ class Step:
         )
 
     def __call__(self, x, y):
-        """Take the step; each replica's share of the loss, for which nothing is waited for."""
-        # Which layers are trainable: another answer is another graph.
+        """Take the step, and return each replica's share of the loss without waiting for it."""
+        # Where a layer has been frozen or unfrozen, this differs, and a new graph is traced.
         trainable = tuple(each.trainable for each in self.model._flatten_layers())
         self._check_known()
         return self._traced(x, y, trainable)
@@ -65,7 +65,7 @@ class Step:
         return losses * tf.cast(tf.shape(x)[0], losses.dtype) / examples
 
     def _share_of_penalty(self):
-        """The replica's part of the model's own losses, which no replica may add up whole."""
+        """The replica's 1/R of the model's own losses, so that together they count once."""
         if not self.model.losses:
             return 0.0
         penalized = [v for v in self.model.trainable_variables if v.regularizer is not None]

@@ -108,7 +108,7 @@ def _listening(own):
 
 
 def _gather(listener, own, ends, timeout):
-    """The first worker: wait for a call of each other, then answer all of them."""
+    """On the first worker: wait until every other has called, then answer all of them."""
     calls = {}
     try:
         while len(calls) < len(own.addresses) - 1:
@@ -123,11 +123,11 @@ def _gather(listener, own, ends, timeout):
             index = _index(call)
             if index in range(1, len(own.addresses)):
                 calls[index] = call
-            else:  # some other program's
+            else:  # a call of some other program
                 call.close()
         for call in calls.values():
             call.sendall(b"[]\n")
-            call.makefile().readline()  # until it is closed there, so that the port is free here
+            call.makefile().readline()  # until it has closed, and this port is free
     finally:
         for call in calls.values():
             call.close()
@@ -143,12 +143,13 @@ def _index(call):
 
 
 def _report(own, ends, timeout):
-    """Another worker: call the first until it listens, and wait for its answer."""
+    """On another worker: call the first until it listens, and wait for its answer."""
     host, _, port = own.addresses[0].rpartition(":")
     while time.monotonic() < ends:
         try:
             with socket.create_connection((host, int(port)), timeout=1) as call:
-                call.settimeout(max(ends + 5 - time.monotonic(), 0.001))  # it says who is missing
+                # Longer than the first one waits, whose answer then says who is missing.
+                call.settimeout(max(ends + 5 - time.monotonic(), 0.001))
                 call.sendall(f"{own.index}\n".encode())
                 answer = call.makefile().readline()
             missing = json.loads(answer)
