@@ -3,7 +3,9 @@
 import contextlib
 import threading
 from collections import Counter
+from collections.abc import Iterator
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,7 +16,7 @@ _held = threading.local()  # which variables this thread must not move
 
 
 @contextlib.contextmanager
-def unchanged(model):
+def unchanged(model: keras.layers.Layer) -> Iterator[None]:
     """Leave the population of ``model`` as it is during the passes made within.
 
     Question 2, *remembered how?*: not at all. For passes in training mode whose statistics must not

@@ -18,7 +18,7 @@ FOLDABLE = (
 NOT_A_LINE = (DomainBatchNorm, ExampleWeighingBatchNorm, UntrackedBatchNorm)
 
 
-def fold(layer, norm):
+def fold(layer: keras.layers.Layer, norm: keras.layers.Layer) -> keras.layers.Layer:
     r"""One layer that does what ``layer`` and then ``norm`` do at inference.
 
     .. math::
@@ -64,7 +64,7 @@ def fold(layer, norm):
     return folded
 
 
-def fold_model(model):
+def fold_model(model: keras.Sequential) -> keras.Sequential:
     """A copy of a Sequential model in which each norm is folded into the layer before it.
 
     Parameters

@@ -4,8 +4,10 @@ r"""Population statistics: Precise BN, passes that do not count, and a look at w
 batches; `pooled` and `corrected` are its estimators.
 """
 
+from collections.abc import Container, Iterable
 from functools import partial
 
+import keras
 import numpy as np
 
 from bnref._checks import stored_variance
@@ -20,7 +22,9 @@ __all__ = [
 ]
 
 
-def pooled(counts, means, variances):
+def pooled(
+    counts: np.ndarray, means: np.ndarray, variances: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     r"""Moments of all examples of all batches together, whatever the sizes of the batches.
 
     .. math:: \mu = \frac{\sum_i n_i \mu_i}{\sum_i n_i}, \qquad
@@ -50,7 +54,9 @@ def pooled(counts, means, variances):
     return mean, np.sum(weights * (variances + np.square(means - mean)), 0)
 
 
-def corrected(counts, means, variances):
+def corrected(
+    counts: np.ndarray, means: np.ndarray, variances: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     r"""Mean of the means, and of the Bessel-corrected variances.
 
     .. math:: \mu = \frac1K\sum_i \mu_i, \qquad
@@ -73,7 +79,7 @@ def corrected(counts, means, variances):
 ESTIMATORS = {"pooled": pooled, "corrected": corrected}
 
 
-def recompute(model, batches, *, variance="pooled"):
+def recompute(model: keras.Model, batches: Iterable, *, variance: str = "pooled") -> int:
     """Replace the population statistics by those of ``batches`` under the present weights.
 
     Precise BN, another answer to question 2, *remembered how?*: every batch passes through the
@@ -125,7 +131,7 @@ def recompute(model, batches, *, variance="pooled"):
     return len(estimates)
 
 
-def check(model, *, without=()):
+def check(model: keras.layers.Layer, *, without: Container = ()) -> None:
     """Refuse a population whose variance is negative or not finite, in any layer of ``model``.
 
     Averaging weights as if they were all alike, a server's optimizer, or one batch that overflowed

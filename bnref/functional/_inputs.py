@@ -1,8 +1,11 @@
 """Inputs of shape (N, ..., C), and masks of them; all checked."""
 
+import numpy as np
 import tensorflow as tf
 
 from bnref.functional._replicas import other_replicas
+
+TensorLike = tf.Tensor | np.ndarray
 
 
 def checked(x):

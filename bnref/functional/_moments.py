@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from bnref.functional._inputs import after, at_least_float32, checked, not_empty
+from bnref.functional._inputs import TensorLike, after, at_least_float32, checked, not_empty
 from bnref.functional._rows import Groups, Index
 
 
@@ -39,7 +39,7 @@ class Moments(NamedTuple):
     rows: Groups | Index = Groups()
     correction: tuple[tf.Tensor, tf.Tensor] | None = None
 
-    def pooled(self):
+    def pooled(self) -> "Moments":
         r"""One row for all examples together; named rows, those of domains, are kept as they are.
 
         .. math:: \mu = \sum_g \frac{n_g}{n} \mu_g, \qquad
@@ -68,7 +68,7 @@ def combined(counts, means, variances):
     return mean, tf.reduce_sum(tf.math.multiply_no_nan(spread, weights), 0)
 
 
-def moments(x):
+def moments(x: TensorLike) -> Moments:
     r"""Mean and biased variance of each channel over all other axes.
 
     .. math:: \mu = \frac1n \sum_i x_i, \qquad \sigma^2 = \frac1n \sum_i (x_i - \mu)^2
@@ -103,7 +103,7 @@ def moments(x):
     return moments_of_groups(x, 1)
 
 
-def moments_of_groups(x, groups):
+def moments_of_groups(x: TensorLike, groups: int) -> Moments:
     """`moments` of each of ``groups`` equal groups of the batch, one after the other.
 
     Parameters
@@ -153,7 +153,7 @@ def _divisible(x, groups):
     return x
 
 
-def moments_of_examples(x):
+def moments_of_examples(x: TensorLike) -> Moments:
     """Mean and biased variance of each example over its own positions.
 
     Parameters

@@ -6,10 +6,13 @@ import tensorflow as tf
 from tensorflow.python.eager import forwardprop_util
 
 from bnref.functional import _formulas as formulas
-from bnref.functional._inputs import checked
+from bnref.functional._inputs import TensorLike, checked
+from bnref.functional._moments import Moments
 
 
-def normalize(x, moments, gamma, beta, *, epsilon):
+def normalize(
+    x: TensorLike, moments: Moments, gamma: TensorLike, beta: TensorLike, *, epsilon: float
+) -> tf.Tensor:
     r"""Normalize each channel by the moments given, scale and shift it.
 
     .. math:: y = \gamma \hat x + \beta, \qquad \hat x = \frac{x - \mu}{\sqrt{\sigma^2+\varepsilon}}

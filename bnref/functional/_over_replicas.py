@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
-from bnref.functional._moments import combined
+from bnref.functional._moments import Moments, combined
 from bnref.functional._replicas import gathered, other_replicas
 
 
-def over_replicas(moments):
+def over_replicas(moments: Moments) -> Moments:
     r"""Combine each replica's moments into those of the global batch, by one collective.
 
     .. math:: n = \sum_i n_i, \qquad \mu = \sum_i \frac{n_i}{n} \mu_i, \qquad

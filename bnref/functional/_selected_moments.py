@@ -2,13 +2,19 @@
 
 import tensorflow as tf
 
-from bnref.functional._inputs import after, at_least_float32, not_empty, over_positions
+from bnref.functional._inputs import (
+    TensorLike,
+    after,
+    at_least_float32,
+    not_empty,
+    over_positions,
+)
 from bnref.functional._moments import Moments
 from bnref.functional._replicas import other_replicas
 from bnref.functional._rows import Index
 
 
-def masked_moments(x, mask):
+def masked_moments(x: TensorLike, mask: TensorLike) -> Moments:
     r"""Mean and biased variance over the steps where ``mask`` is true; no other is read.
 
     .. math:: \mu = \frac{\sum_i w_i x_i}{\sum_i w_i}, \qquad
@@ -48,7 +54,7 @@ def masked_moments(x, mask):
     return Moments(mean, variance, count, lambda sums: sums / count)
 
 
-def moments_of_domains(x, domain, domains):
+def moments_of_domains(x: TensorLike, domain: TensorLike, domains: int) -> Moments:
     """Mean and biased variance of each domain, over its examples in the batch.
 
     Parameters

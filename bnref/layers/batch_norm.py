@@ -87,7 +87,7 @@ class BatchNorm(ChannelLayer):
     >>> model = keras.Sequential([keras.layers.Dense(8), bnref.BatchNorm(), keras.layers.ReLU()])
     """
 
-    def __init__(self, *, momentum=0.99, epsilon=1e-3, **kwargs):
+    def __init__(self, *, momentum: float = 0.99, epsilon: float = 1e-3, **kwargs):
         super().__init__(**kwargs)
         if not is_number(momentum) or not 0 <= momentum < 1:
             raise ValueError(f"momentum must be a number in [0, 1); received {momentum!r}")
@@ -98,25 +98,25 @@ class BatchNorm(ChannelLayer):
     # What a call may be given besides its inputs, for question 1: names such as "domain".
     extra_inputs = ()
 
-    def batch_moments(self, x):
+    def batch_moments(self, x: tf.Tensor) -> functional.Moments:
         """Whose statistics? All examples of this replica's batch."""
         return functional.moments(x)
 
-    def update_population(self, moments):
+    def update_population(self, moments: functional.Moments) -> None:
         """Remembered how? An exponential average of the batches'."""
         self.remember(moments, weight=1 - self.momentum)
 
-    def training_moments(self, x, **extra):
+    def training_moments(self, x: tf.Tensor, **extra) -> functional.Moments:
         """Used when? In training the batch's."""
         moments = self.batch_moments(x, **extra)
         self.after_batch(x, moments)
         return moments
 
-    def inference_moments(self, x, **extra):
+    def inference_moments(self, x: tf.Tensor, **extra) -> functional.Moments:
         """Used when? At inference the population's."""
         return self.population_moments(**extra)
 
-    def call(self, inputs, training=None, mask=None, **extra):
+    def call(self, inputs, training=None, mask=None, **extra) -> tf.Tensor:
         """Normalize `inputs`, shape (N, ..., C); in training, update the population too.
 
         ``extra`` is what a variant needs to know besides, such as a domain; the base knows none.
@@ -141,7 +141,7 @@ class BatchNorm(ChannelLayer):
         if not recomputing():
             self.update_population(moments)
 
-    def remember(self, moments, *, weight):
+    def remember(self, moments: functional.Moments, *, weight: float | tf.Tensor) -> None:
         """Give the batch's moments the weight ``weight``: P ← (1 − weight) · P + weight · B.
 
         Where the batch was normalized in groups, B is the mean over the groups.
@@ -170,7 +170,7 @@ class BatchNorm(ChannelLayer):
             tf.reshape(moments.count > 0, (-1, *self.moving_mean.shape[:-1], 1)), 0
         )
 
-    def population_moments(self, **extra):
+    def population_moments(self, **extra) -> functional.Moments:
         """The population statistics, through which no gradient flows."""
         mean, variance = map(tf.convert_to_tensor, (self.moving_mean, self.moving_variance))
         channels = mean.shape[-1]

@@ -1,5 +1,7 @@
 """Question 3, used when: in training, the batch's, corrected towards the population's."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -55,7 +57,8 @@ class BatchRenorm(BatchNorm):
     """
 
     def __init__(
-        self, *, r_max=((5000, 1), (40000, 3)), d_max=((5000, 0), (25000, 5)), **kwargs
+        self, *, r_max: float | Sequence = ((5000, 1), (40000, 3)),
+        d_max: float | Sequence = ((5000, 0), (25000, 5)), **kwargs,
     ):  # fmt: skip
         super().__init__(**kwargs)
         self.r_max = Schedule(r_max, name="r_max", least=1)

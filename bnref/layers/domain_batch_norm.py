@@ -53,7 +53,7 @@ class DomainBatchNorm(BatchNorm):
 
     extra_inputs = ("domain",)
 
-    def __init__(self, *, domains, **kwargs):
+    def __init__(self, *, domains: int, **kwargs):
         super().__init__(**kwargs)
         self.domains = whole_number("domains", domains)
 

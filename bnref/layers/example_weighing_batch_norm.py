@@ -49,7 +49,7 @@ class ExampleWeighingBatchNorm(BatchNorm):
         "MaskedBatchNorm": "an example's own moments would count the steps that are masked",
     }
 
-    def __init__(self, *, example_weight, **kwargs):
+    def __init__(self, *, example_weight: float, **kwargs):
         super().__init__(**kwargs)
         self.example_weight = example_weight
 

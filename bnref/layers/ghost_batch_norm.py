@@ -49,7 +49,7 @@ class GhostBatchNorm(BatchNorm):
         "SyncBatchNorm": "group g of one replica has nothing in common with group g of another"
     }
 
-    def __init__(self, *, groups, **kwargs):
+    def __init__(self, *, groups: int, **kwargs):
         super().__init__(**kwargs)
         self.groups = whole_number("groups", groups)
 

@@ -34,7 +34,7 @@ class LasagneBatchNorm(BatchNorm):
     is 1/√(1 + ε) there is 1.
     """
 
-    def __init__(self, *, momentum=0.9, epsilon=1e-4, **kwargs):
+    def __init__(self, *, momentum: float = 0.9, epsilon: float = 1e-4, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def update_population(self, moments):

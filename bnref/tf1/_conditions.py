@@ -1,5 +1,6 @@
 """The conditions of TensorFlow 1, in which the posted code ran."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import tensorflow as tf
@@ -10,7 +11,7 @@ v1 = tf.compat.v1
 @contextmanager
 def tensorflow_1(
     *, resource_variables: bool = False, control_flow_v2: bool = False, seed: int | None = None
-):
+) -> Iterator[tf.Graph]:
     """Build a graph as TensorFlow 1 did, with its defaults; afterwards all is as it was.
 
     Two defaults have changed since, and either change hides the fault of method 1: the read of a

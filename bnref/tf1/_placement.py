@@ -1,5 +1,6 @@
 """Where the variables and the towers of a graph are."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ def separate_memory(towers: int, *, variables: str = "apart") -> Placement:
 
 
 @contextmanager
-def session(placement: Placement):
+def session(placement: Placement) -> Iterator[v1.Session]:
     """Open a session for the default graph on the devices of a placement.
 
     Parameters

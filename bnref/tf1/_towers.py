@@ -4,13 +4,17 @@ One tower a device, each with a share of the batch; variables are shared and lie
 placement says; the gradients are averaged and applied once.
 """
 
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
+
+from bnref.tf1._placement import Placement
 
 v1 = tf.compat.v1
 _VARIABLES = {"AutoReloadVariable", "VarHandleOp", "Variable", "VariableV2"}
 
 
-def on_towers(tower, *inputs, placement):
+def on_towers(tower: Callable, *inputs: tf.Tensor, placement: Placement) -> list:
     """Build a tower on each device of a placement, with equal shares of the inputs.
 
     Parameters
@@ -51,7 +55,9 @@ def on_towers(tower, *inputs, placement):
     return outputs
 
 
-def training_step(losses, *, optimizer, placement):
+def training_step(
+    losses: Sequence[tf.Tensor], *, optimizer: v1.train.Optimizer, placement: Placement
+) -> tf.Operation:
     """Average the gradients of the towers' losses and apply them once.
 
     What is in the collection ``UPDATE_OPS``, of all towers, runs with it, and the global step

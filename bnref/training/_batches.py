@@ -1,13 +1,16 @@
 """Global batches: the order of their examples, and how one is shared out."""
 
 import itertools
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
 
 
-def shuffled_batches(x, y, *, batch_size, seed, carry=True, start=0):
+def shuffled_batches(
+    x: np.ndarray, y: np.ndarray, *, batch_size: int, seed: int, carry: bool = True, start: int = 0
+) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Batches without end, each epoch in a new order; the order depends on ``seed`` alone.
 
     The next batch is drawn while the one before it is used.

@@ -1,6 +1,7 @@
 """Checkpoints of a training run: all that it needs to go on as if nothing had happened."""
 
 import json
+import os
 import re
 import shutil
 import warnings
@@ -37,22 +38,22 @@ class Checkpoints:
         `every` or `keep` below 1, or `folder` is a file.
     """
 
-    def __init__(self, folder, *, every=100, keep=2):
+    def __init__(self, folder: str | os.PathLike, *, every: int = 100, keep: int = 2):
         self.folder = Path(folder)
         self.every, self.keep = whole_number("every", every), whole_number("keep", keep)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"folder must be a folder, or not exist yet; {self.folder} is a file")
 
-    def steps(self):
+    def steps(self) -> list[int]:
         """The steps of the checkpoints in the folder, in order, spoilt ones included."""
         found = (re.fullmatch(r"step-(\d+)\.index", p.name) for p in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
 
-    def due(self, step, *, last):
+    def due(self, step: int, *, last: int) -> bool:
         """Whether step `step` has a checkpoint, in a run of `last` steps."""
         return step > 0 and (step % self.every == 0 or step == last)
 
-    def restore(self, run):
+    def restore(self, run) -> tuple[int, list[dict]]:
         """Put the newest sound checkpoint into a run's variables; return its step and history.
 
         Nothing is touched, and 0 and [] returned, if there is none. One that cannot be read is
@@ -92,7 +93,7 @@ class Checkpoints:
             )
         return 0, []
 
-    def write(self, run, *, step, rows):
+    def write(self, run, *, step: int, rows: list[dict]) -> None:
         """Write one of a run; if that fails, the ones before it stay as they are.
 
         Raises

@@ -5,6 +5,7 @@ The weights come from Keras's random state, so a run is repeated by
 """
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from bnref import workers
 from bnref._checks import whole_number
 from bnref.training._batches import check_data, shuffled_batches
+from bnref.training._checkpoints import Checkpoints
 from bnref.training._errors import check_same_step, explained, total_loss
 
 
@@ -19,9 +21,11 @@ class Loop:
     """What a `bnref.training.Run` does step by step; model, step and evaluation are the run's."""
 
     def train(
-        self, x, y, *, steps, batch_size, carry=True, seed=0, measure=None, every=10,
-        checkpoints=None, nonfinite="raise", progress=None,
-    ):  # fmt: skip
+        self, x: np.ndarray, y: np.ndarray, *, steps: int, batch_size: int, carry: bool = True,
+        seed: int = 0, measure: Callable | None = None, every: int = 10,
+        checkpoints: Checkpoints | None = None, nonfinite: str = "raise",
+        progress: bool | None = None,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
         """Take a number of steps and return what was measured on the way.
 
         The same for one device, several devices and several workers (`strategy`): every process has

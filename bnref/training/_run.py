@@ -1,7 +1,12 @@
 """A run of training: what belongs together from the first step to the last evaluation."""
 
-import keras
+from collections.abc import Callable
 
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bnref.functional._inputs import TensorLike
 from bnref.training._batches import check_equally_long
 from bnref.training._evaluation import Evaluation
 from bnref.training._loop import Loop
@@ -9,8 +14,10 @@ from bnref.training._step import Step
 
 
 def train(
-    model, x, y, *, optimizer=None, loss=None, accumulate=1, jit_compile=False, **options
-):  # fmt: skip
+    model: keras.Model, x: np.ndarray, y: np.ndarray, *,
+    optimizer: keras.optimizers.Optimizer | None = None, loss: Callable | None = None,
+    accumulate: int = 1, jit_compile: bool = False, **options,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Train ``model`` for a number of steps and return what was measured on the way.
 
     Short for ``Run(model, optimizer, loss, accumulate=..., jit_compile=...).train(x, y, ...)``:
@@ -21,7 +28,9 @@ def train(
     return run.train(x, y, **options)
 
 
-def evaluate(model, x, y, *, batch_size=500):
+def evaluate(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, *, batch_size: int = 500
+) -> tuple[float, float]:
     """Mean loss and accuracy of ``model``, as by `Run.evaluate`, which has all that is accepted.
 
     On several replicas the evaluation is compiled in each call. In a run use that of the run, which
@@ -76,7 +85,10 @@ class Run(Loop):
         strategy's scope or with an option that several replicas cannot have.
     """
 
-    def __init__(self, model, optimizer=None, loss=None, *, accumulate=1, jit_compile=False):
+    def __init__(
+        self, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None,
+        loss: Callable | None = None, *, accumulate: int = 1, jit_compile: bool = False,
+    ):  # fmt: skip
         self.model, self.strategy = model, model.distribute_strategy
         if optimizer is None:
             with self.strategy.scope():
@@ -86,7 +98,7 @@ class Run(Loop):
         self._step = Step(model, optimizer, loss, accumulate=accumulate, jit_compile=jit_compile)
         self._evaluation = Evaluation(model)
 
-    def step(self, x, y):
+    def step(self, x: TensorLike, y: TensorLike) -> tf.Tensor:
         """Train on one global batch, and return the mean loss before.
 
         Moves the weights once, and the populations `accumulate` times. A layer that has been frozen
@@ -116,11 +128,13 @@ class Run(Loop):
         shares = self._step(x, y)
         return shares if self._step.replicas == 1 else self.strategy.reduce("sum", shares, None)
 
-    def step_on_replicas(self, x, y):
+    def step_on_replicas(self, x: TensorLike, y: TensorLike):
         """As `step`, but returns each replica's share of the loss, which need no collective."""
         return self._step(x, y)
 
-    def evaluate(self, x, y, *, batch_size=500):
+    def evaluate(
+        self, x: np.ndarray, y: np.ndarray, *, batch_size: int = 500
+    ) -> tuple[float, float]:
         """Mean softmax cross-entropy and accuracy at inference, every example counted once.
 
         On several replicas each takes its share of every batch, and all use the same population:

@@ -1,12 +1,14 @@
 """On what to train: one device, several devices of this process, or several workers."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from bnref import devices, workers
 from bnref._checks import whole_number
 
 
-def strategy(replicas=None, *, timeout=60.0):
+def strategy(replicas: int | None = None, *, timeout: float = 60.0) -> tf.distribute.Strategy:
     """Return TensorFlow's strategy for one device, several devices or several workers.
 
     Call it before anything else of TensorFlow, and build model and optimizer in its ``scope()``.
@@ -61,7 +63,7 @@ def _of_workers(replicas, timeout):
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
-def on_replicas(strategy, function):
+def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
     """Make a function that every replica runs with arguments of its own.
 
     For experiments with one layer, a step written by hand, a look at what each replica sees; a

@@ -28,7 +28,7 @@ class Task(NamedTuple):
     addresses: tuple[str, ...]
 
 
-def task():
+def task() -> Task:
     """Return this process's place among the workers, as ``TF_CONFIG`` says it.
 
     Returns

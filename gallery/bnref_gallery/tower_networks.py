@@ -83,7 +83,10 @@ class Classifier:
         If the network returns no logits, one row an image.
     """
 
-    def __init__(self, network, *, placement, optimizer, image_shape=(32, 32, 3)):
+    def __init__(
+        self, network: Callable, *, placement: tuple, optimizer: v1.train.Optimizer,
+        image_shape: tuple[int, int, int] = (32, 32, 3),
+    ):  # fmt: skip
         self.x = v1.placeholder(tf.float32, (None, *image_shape), "x")
         self.y = v1.placeholder(tf.int32, (None,), "y")
         self.training = v1.placeholder(tf.bool, (), "training")
