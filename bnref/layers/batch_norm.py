@@ -146,12 +146,9 @@ class BatchNorm(ChannelLayer):
 
         Where the batch was normalized in groups, B is the mean over the groups.
         """
-        self.blend(self.moving_mean, moments.mean, moments, weight)
-        self.blend(self.moving_variance, moments.variance, moments, weight)
-
-    def blend(self, population, batch, moments, weight):
-        """Assign `blended` to a variable of the population."""
-        population.assign(self.blended(population, batch, moments, weight))
+        mean, variance = self.moving_mean, self.moving_variance
+        mean.assign(self.blended(mean, moments.mean, moments, weight))
+        variance.assign(self.blended(variance, moments.variance, moments, weight))
 
     def blended(self, old, batch, moments, weight):
         """(1 − weight) · P + weight · B, and P as it was where there was no example.

@@ -40,7 +40,8 @@ class LasagneBatchNorm(BatchNorm):
     def update_population(self, moments):
         """Remembered how? An exponential average of the means and of 1/√(σ² + ε)."""
         weight = 1 - self.momentum
-        self.blend(self.moving_mean, moments.mean, moments, weight)
+        mean = self.blended(self.moving_mean, moments.mean, moments, weight)
+        self.moving_mean.assign(mean)
         old, new = (
             tf.math.rsqrt(each + self.epsilon) for each in (self.moving_variance, moments.variance)
         )
