@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
-    CLIPPED,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
@@ -22,11 +20,13 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from layers_under_test import CLIPPED
 
 from bnref import BatchNorm, BatchRenorm
 from bnref.layers.schedule import Schedule
 
-EPSILON = 0.02
 SIGMA = np.sqrt(np.array(VARIANCE) + EPSILON)
 WIDE = {"r_max": 1e6, "d_max": 1e6}
 # Rows near the population of `with_state`: r and d are inside the clips for some channels only.

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
+    BOTH,
     CLOSE,
+    EPSILON,
     assert_all_close,
     assert_same_state,
     assert_state,
@@ -19,16 +19,16 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bnref import BatchNorm, DomainBatchNorm
 
-EPSILON = 0.02
 # Unequal parts, mixed, of which the second batch holds none of domain 1 and the third 2 alone.
 DOMAINS = [
     np.array(each, "int32")
     for each in ([0, 2, 1, 1, 0, 1, 1, 2], [2, 2, 0, 2, 0, 2, 2, 2], [2, 2, 2, 2, 2, 2, 2, 2])
 ]
-BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 
 
 def layer_of(domains=3, **options):

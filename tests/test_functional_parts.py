@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from layers_under_test import BETA, GAMMA, assert_all_close, some_steps
+from helpers import (
+    BETA,
+    EPSILON,
+    GAMMA,
+    assert_all_close,
+)
+from layers_under_test import some_steps
 
 from bnref import functional
 
-EPSILON = 0.02
 GAMMA, BETA = np.float32(GAMMA), np.float32(BETA)
 DOMAIN = np.array([2, 0, 2, 2, 0, 2])
 

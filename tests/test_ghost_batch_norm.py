@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
-    CLIPPED,
     CLOSE,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
@@ -23,10 +21,11 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from layers_under_test import CLIPPED
 
 from bnref import BatchNorm, BatchRenorm, GhostBatchNorm, MaskedBatchNorm
-
-EPSILON = 0.02
 
 
 def ghost(groups, kind=GhostBatchNorm, **options):

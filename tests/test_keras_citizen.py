@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import assert_all_close, assert_same_state, batch_of, state
 from keras.src.testing import TestCase
-from layers_under_test import CASES, assert_all_close, assert_same_state, batch_of, state
+from layers_under_test import CASES
 
 from bnref import layers
 

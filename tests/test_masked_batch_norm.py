@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
+    BOTH,
     CLOSE,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
@@ -21,11 +21,10 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bnref import BatchNorm, MaskedBatchNorm
-
-EPSILON = 0.02
-BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 
 
 def masked(kind=MaskedBatchNorm):

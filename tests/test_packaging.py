@@ -4,15 +4,14 @@ import ast
 import re
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import bnref
 
-ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"bnref", "bnref_gallery"}

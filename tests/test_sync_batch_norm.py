@@ -7,27 +7,23 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
-    CASES,
-    CLIPPED,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
-    Job,
     assert_all_close,
     batch_of,
-    on_replicas,
     output_and_gradients,
-    some_steps,
     state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from layers_under_test import CASES, CLIPPED, Job, on_replicas, some_steps
 
 from bnref import functional
 
-EPSILON = 0.02
 UNEQUAL = [5, 2, 9]
 
 
@@ -86,7 +82,7 @@ for name in KEPT:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    results = on_replicas(list(JOBS.values()), tmp_path_factory.mktemp("sync"))
+    results = on_replicas(list(JOBS.values()))
     return dict(zip(JOBS, results, strict=True))
 
 

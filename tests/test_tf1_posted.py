@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from helpers import BETA, GAMMA
 
 from bnref.tf1 import METHODS, separate_memory, session, shared_memory, tensorflow_1
 from bnref.tf1.towers import on_towers, training_step
 
 v1 = tf.compat.v1
-GAMMA, BETA = [1.5, -0.7, 0.2], [0.3, 2.0, -4.0]
 CLOSE = {"rtol": 3e-5, "atol": 3e-5}
 EPSILON = {1: 1e-5, 2: 1e-3, 3: 1e-3, 4: 1e-3}
 AVERAGES = {

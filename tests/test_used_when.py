@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 import reference
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
+    BOTH,
     CLOSE,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
@@ -24,12 +24,12 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bnref import BatchNorm, ExampleWeighingBatchNorm, FrozenBatchNorm, UntrackedBatchNorm
 
-EPSILON = 0.02
 POPULATION = np.array(MEAN), np.array(VARIANCE)
-BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 
 
 def of(kind, **options):

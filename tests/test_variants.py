@@ -11,21 +11,20 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from layers_under_test import (
+from helpers import (
     BETA,
-    CASES,
+    BOTH,
     CLOSE,
     GAMMA,
     MEAN,
     VARIANCE,
-    Job,
     assert_all_close,
     assert_same_state,
     central_differences,
-    on_replicas,
     output_and_gradients,
     state,
 )
+from layers_under_test import CASES, Job, on_replicas
 
 from bnref import layers
 
@@ -45,7 +44,6 @@ def averaged(batches):
 GLOBAL = {
     "PooledBatchNorm": together, "ReplicaMeanBatchNorm": averaged, "SyncBatchNorm": together
 }  # fmt: skip
-BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 
 
 @pytest.fixture(params=CASES)
@@ -56,7 +54,7 @@ def case(request):
 @pytest.fixture(scope="module")
 def replicated(tmp_path_factory, every_layer_on_two_replicas):
     """What two replicas with unequal batches have after one step, by the name of the layer."""
-    results = on_replicas(list(every_layer_on_two_replicas.values()), tmp_path_factory.mktemp("r"))
+    results = on_replicas(list(every_layer_on_two_replicas.values()))
     return dict(zip(CASES, results, strict=True))
 
 
