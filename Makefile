@@ -34,8 +34,7 @@ SITE_TESTS := browser build conformance conformance_page defects elsewhere exten
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-# The version that pip notes is read from the package.
-$(INSTALLED): pyproject.toml $(CONSTRAINTS) bnref/__init__.py
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/it" >&2; exit 1; }
 	@echo "Installing into $(VENV), about 2.5 GB ..."
 	@test -x $(PY) || $(PYTHON) -m venv --clear $(VENV)
@@ -55,7 +54,7 @@ serve: ## show the built site on http://127.0.0.1:8000
 test: html ## run every test, those of the built site too
 	$(PY) -m pytest $(IN_PARALLEL)
 
-$(OLDEST)/.installed: pyproject.toml $(OLDEST_VERSIONS) bnref/__init__.py
+$(OLDEST)/.installed: pyproject.toml $(OLDEST_VERSIONS)
 	@test -n "$(OLDEST_PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set OLDEST_PYTHON=/path/to/it" >&2; exit 1; }
 	@echo "Installing the oldest versions into $(OLDEST), about 2 GB ..."
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
