@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .dataset import of_images
 from .parsing import cifar10_binary, embedded_mnist, mnist_in_colour, npz, recordings
 from .speech import of_utterances
-from .voices import synthetic_voice
+from .synthetic_speech import synthetic_voice
 
 __all__ = []
 
