@@ -65,9 +65,10 @@ $(OLDEST)/.installed: pyproject.toml $(OLDEST_VERSIONS)
 test-oldest: $(OLDEST)/.installed ## run the package's tests on the oldest versions that it is for
 	$(OLDEST)/bin/python -m pytest $(IN_PARALLEL) $(SITE_TESTS:%=--ignore=tests/test_%.py)
 
-lint: $(INSTALLED) ## check the style
+lint: $(INSTALLED) ## check the style and the hints
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 format: $(INSTALLED) ## mend the style where that can be done
 	$(VENV)/bin/ruff check --fix .
@@ -84,4 +85,4 @@ clean: ## remove what was rendered; keep what was executed
 	rm -rf docs/_build
 
 distclean: clean ## remove all that was made, the environment and the cache of executed pages too
-	rm -rf $(VENV) $(OLDEST) dist build .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) dist build .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -7,12 +7,15 @@ The environment variable ``BNREF_SCALE`` is ``quick`` or ``full``, the size of t
 import os
 import platform
 from collections import Counter
+from typing import TypeVar
 
 import tensorflow as tf
 
 from bnref import devices
 
 __all__ = ["at_scale", "cores", "describe", "scale"]
+
+T = TypeVar("T")
 
 
 def describe() -> str:
@@ -65,7 +68,7 @@ def scale() -> str:
     return wanted
 
 
-def at_scale(*, quick, full):
+def at_scale(*, quick: T, full: T) -> T:
     """Return the one of the two values that belongs to the present `scale`.
 
     Examples

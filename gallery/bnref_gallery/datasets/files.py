@@ -11,7 +11,8 @@ __all__ = []
 
 _CONNECT_SECONDS = 5
 _STALL_SECONDS = 30
-_failed = set()  # addresses that have failed once in this process, and are not tried again
+# Addresses that have failed once in this process, and are not tried again.
+_failed: set[str] = set()
 
 
 def verified_bytes(path, digest, advice="delete it, or point BNREF_DATA elsewhere"):
