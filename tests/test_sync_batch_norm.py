@@ -81,7 +81,7 @@ for name in KEPT:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran():
     results = on_replicas(list(JOBS.values()))
     return dict(zip(JOBS, results, strict=True))
 

@@ -20,6 +20,7 @@ from helpers import (
     VARIANCE,
     assert_all_close,
     assert_same_state,
+    batch_of,
     central_differences,
     output_and_gradients,
     state,
@@ -52,7 +53,7 @@ def case(request):
 
 
 @pytest.fixture(scope="module")
-def replicated(tmp_path_factory, every_layer_on_two_replicas):
+def replicated(every_layer_on_two_replicas):
     """What two replicas with unequal batches have after one step, by the name of the layer."""
     results = on_replicas(list(every_layer_on_two_replicas.values()))
     return dict(zip(CASES, results, strict=True))
@@ -60,8 +61,6 @@ def replicated(tmp_path_factory, every_layer_on_two_replicas):
 
 @pytest.fixture(scope="module")
 def every_layer_on_two_replicas():
-    from layers_under_test import batch_of
-
     batches = [batch_of((4, 2, 3)), batch_of((6, 2, 3), 5)]
     gradients = [batch_of((4, 2, 3), 7), batch_of((6, 2, 3), 8)]
     return {
