@@ -282,6 +282,7 @@ def assert_each_replica_is_normalized_by_itself():
     assert np.allclose(layer.moving_variance.numpy(), x[0].var(0) / 2 + 0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_replica_is_normalized_by_itself_and_the_first_ones_statistics_are_read():
     result_in_new_process(assert_each_replica_is_normalized_by_itself)
 

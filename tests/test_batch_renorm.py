@@ -178,6 +178,7 @@ def test_inference_is_that_of_the_base_and_counts_no_step(batch):
     assert_same_state(layer, before)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 9), st.integers(0, 99))
 def test_without_room_for_r_and_d_it_is_batch_norm(size, seed):
     x, dy = batch_of((size, 2, 3), seed), batch_of((size, 2, 3), seed + 1)

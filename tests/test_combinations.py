@@ -242,6 +242,7 @@ def ran():
     return dict(zip(JOBS, result_in_new_process(run_all), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: f"{'And'.join(job.pair)}-{job.replicas}")
 def test_a_pair_does_what_its_two_answers_say_on_one_replica_and_on_two(ran, job):
     pair, replicas = job

@@ -379,6 +379,7 @@ def on_two():
     return result_in_new_process(replicated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize("name", ["SyncBatchNorm", "BatchNorm", "GhostBatchNorm"])
 def test_on_two_replicas_the_second_derivative_is_that_of_the_global_loss(on_two, name, mode):

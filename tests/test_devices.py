@@ -50,6 +50,7 @@ def assert_cpus_are_configured_once():
     assert "before the first TensorFlow operation" in str(error.value)
 
 
+@pytest.mark.slow
 def test_replicas_configure_cpus_once_and_say_so_when_it_is_too_late():
     result_in_new_process(assert_cpus_are_configured_once)
 
@@ -59,6 +60,7 @@ def assert_more_cpus_than_the_default_are_configured():
     assert logical_cpus() == 11
 
 
+@pytest.mark.slow
 def test_more_replicas_than_the_default_are_configured():
     result_in_new_process(assert_more_cpus_than_the_default_are_configured)
 
@@ -71,6 +73,7 @@ def assert_three_cpus_are_enough():
         devices.configure()
 
 
+@pytest.mark.slow
 def test_a_process_started_with_enough_devices_is_not_asked_for_eight():
     result_in_new_process(assert_three_cpus_are_enough)
 

@@ -135,6 +135,7 @@ def test_one_domain_is_batch_norm(batch, training):
         np.testing.assert_allclose(np.array(each)[0], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=8), st.permutations(range(3)))
 def test_other_names_for_the_domains_permute_the_rows_of_the_state(domain, names):
     domain, names = np.array(domain), np.array(names)

@@ -232,6 +232,7 @@ def interleaved(x, groups):
     return np.concatenate([x[g::groups] for g in range(groups)])
 
 
+@pytest.mark.slow
 @KINDS
 def test_virtual_batches_of_tf_keras_are_interleaved_not_consecutive(legacy, kind):
     """Of 6 examples in batches of 2, example j goes with j + 3: a reshape to (size, groups)."""
@@ -242,6 +243,7 @@ def test_virtual_batches_of_tf_keras_are_interleaved_not_consecutive(legacy, kin
     assert np.max(np.abs(y - consecutive)) > 0.5
 
 
+@pytest.mark.slow
 @KINDS
 def test_virtual_batches_of_tf_keras_are_remembered_as_ours_in_one_update_by_their_mean(
     legacy, kind
@@ -257,6 +259,7 @@ def test_virtual_batches_of_tf_keras_are_remembered_as_ours_in_one_update_by_the
     np.testing.assert_allclose(legacy[f"{kind}/virtual/inferred"], expected, **CLOSE)
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("fused, factor", [("True", 6 / 5), ("False", 1)])
 def test_only_the_fused_layer_of_tf_keras_remembers_the_corrected_variance(
@@ -270,12 +273,14 @@ def test_only_the_fused_layer_of_tf_keras_remembers_the_corrected_variance(
     np.testing.assert_allclose(legacy[name + "y"][:, 0, 0], expected, **CLOSE)
 
 
+@pytest.mark.slow
 @KINDS
 def test_vectors_are_not_fused_and_remember_the_biased_variance(legacy, kind):
     biased = reference.moments(BATCHES[0])[1]
     np.testing.assert_allclose(legacy[f"{kind}/rows/moving_variance"], 0.6 + 0.4 * biased, 2e-5)
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("name, momentum", [("equal", 0.6), ("other", 0.3)])
 def test_renorm_of_tf_keras_is_that_of_keras_after_every_step(legacy, kind, name, momentum):

@@ -18,6 +18,7 @@ from helpers import QUIET
 from bnref import workers
 from bnref.workers.starting import _free_ports
 
+pytestmark = pytest.mark.slow
 WORKER = str(Path(__file__).with_name("worker.py"))
 LIMIT = 180
 

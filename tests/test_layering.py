@@ -226,6 +226,7 @@ def test_no_module_imports_what_only_the_site_needs(path):
     assert not [each for each in names for other in unwanted if f"{each}.".startswith(f"{other}.")]
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_where_what_only_the_site_needs_is_missing():
     in_new_process("-W", "error", str(ROOT / "tests" / "every_module_without.py"), *FOREIGN)
 

@@ -98,6 +98,7 @@ def assert_population_is_of(states, x, rtol=1e-5):
             np.testing.assert_array_equal(value, states[0][name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, tolerance", [("unequal", 2e-4), ("float64", 1e-12), ("one", 2e-4)]
 )  # fmt: skip
@@ -115,6 +116,7 @@ def test_every_replica_has_the_outputs_gradients_and_state_of_the_global_batch(
     assert_population_is_of(states, np.concatenate(job.batches), rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["far", "pooled, far"])
 def test_the_variance_keeps_its_digits_at_a_mean_of_ten_thousand_deviations(ran, name):
     job, (results, states) = JOBS[name], ran[name]
@@ -129,6 +131,7 @@ def test_the_variance_keeps_its_digits_at_a_mean_of_ten_thousand_deviations(ran,
             np.testing.assert_allclose(y, wanted, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_half_precision_replicas_share_float32_statistics(ran):
     job, (results, states) = JOBS["half"], ran["half"]
     assert results[0][0].dtype == results[0][1].dtype == "float16"
@@ -136,6 +139,7 @@ def test_half_precision_replicas_share_float32_statistics(ran):
     assert_population_is_of(states, np.concatenate(job.batches), 1e-5)
 
 
+@pytest.mark.slow
 def test_with_masks_the_replicas_share_the_steps_that_are_there(ran):
     """One replica has a single step, so that equal weights would show."""
     job, (results, states) = JOBS["masked"], ran["masked"]
@@ -153,6 +157,7 @@ def test_with_masks_the_replicas_share_the_steps_that_are_there(ran):
     assert_population_is_of(states, np.concatenate(kept))
 
 
+@pytest.mark.slow
 def test_with_renormalization_r_and_d_are_those_of_the_global_batch(ran):
     job, (results, states) = JOBS["renorm"], ran["renorm"]
     x = np.concatenate(job.batches)
@@ -169,6 +174,7 @@ def test_with_renormalization_r_and_d_are_those_of_the_global_batch(ran):
     assert [int(own["steps"]) for own in states] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_pooled_replicas_normalize_by_their_own_batch_and_remember_the_global_one(ran):
     """The global variance holds the variance of the replicas' means, which no replica's own has."""
     job, (results, states) = JOBS["pooled"], ran["pooled"]
@@ -182,6 +188,7 @@ def test_pooled_replicas_normalize_by_their_own_batch_and_remember_the_global_on
     assert np.all(np.abs(total / within - 1) > 0.05)
 
 
+@pytest.mark.slow
 def test_pooled_masked_replicas_weigh_by_the_steps_that_are_there(ran):
     job, (_, states) = JOBS["pooled, masked"], ran["pooled, masked"]
     kept = [x[w["mask"]] for x, w in zip(job.batches, job.whose, strict=True)]
@@ -228,6 +235,7 @@ def test_with_one_replica_and_outside_of_any_the_moments_are_passed_through(batc
         assert functional.over_replicas(moments) is moments
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_replicas_weighs_them_alike_and_leaves_out_what_lies_between(ran):
     job, (results, states) = JOBS["mean"], ran["mean"]
     own = [reference.moments(x) for x in job.batches]
@@ -241,6 +249,7 @@ def test_the_mean_of_the_replicas_weighs_them_alike_and_leaves_out_what_lies_bet
         np.testing.assert_allclose(own[0], y, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sync, empty", "pooled, empty", "masked, empty"])
 def test_a_replica_without_an_example_weighs_nothing_among_the_others(ran, name):
     """Its outputs and gradients have no example either, and its state is that of the others."""
@@ -266,6 +275,7 @@ def test_a_replica_without_an_example_weighs_nothing_among_the_others(ran, name)
         assert_all_close(actual, [wanted_y, wanted_dx, *sums], rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_replicas_leaves_out_one_without_an_example(ran):
     job, (_, states) = JOBS["mean, empty"], ran["mean, empty"]
     own = [reference.moments(job.batches[i]) for i in (0, 2)]
@@ -279,6 +289,7 @@ def test_the_mean_of_the_replicas_leaves_out_one_without_an_example(ran):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEPT)
 def test_a_replica_without_an_example_remembers_nothing_and_the_others_as_ever(ran, name):
     results, states = ran[f"{name}, empty"]

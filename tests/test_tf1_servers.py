@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from bnref.tf1 import serve, servers
 
+pytestmark = pytest.mark.slow
 v1 = tf.compat.v1
 module = importlib.import_module("bnref.tf1.servers")  # not the function of the same name
 

@@ -8,6 +8,7 @@ import pytest
 from helpers import in_new_process
 from replicas_training import LAYERS, OTHER, Y
 
+pytestmark = pytest.mark.slow
 SEVERAL = pytest.mark.parametrize("replicas", [2, 3])
 
 

@@ -128,6 +128,7 @@ def test_a_model_without_a_norm_is_refused():
 # Passes that are recomputed to save memory.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_recomputed_pass_is_remembered_once(name, graph):
@@ -187,6 +188,7 @@ def means_on_replicas():
     return found
 
 
+@pytest.mark.slow
 def test_on_replicas_no_population_moves():
     found = result_in_new_process(means_on_replicas)
     assert len(found) == 6 and set(map(tuple, found.values())) == {(0.0, 0.0)}, found

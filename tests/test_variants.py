@@ -74,6 +74,7 @@ def test_every_layer_of_the_package_is_under_test():
     assert all(case.kind is getattr(layers, name) for name, case in CASES.items())
 
 
+@pytest.mark.slow
 @BOTH
 def test_gradients_are_those_of_central_differences_of_the_layer_itself(batch, case, training):
     """In float64. Renormalization counts its r and d as constants, which differences do not: see
@@ -209,6 +210,7 @@ def test_graph_and_compiled_graph_of_any_batch_size_do_what_eager_execution_does
         assert_all_close(state(layer).values(), state(eager).values())
 
 
+@pytest.mark.slow
 def test_on_two_replicas_each_has_its_own_batch_and_state_or_the_global_one(
     case, replicated, every_layer_on_two_replicas
 ):

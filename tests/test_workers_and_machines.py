@@ -12,6 +12,7 @@ from helpers import QUIET
 from bnref import workers
 from bnref.workers import starting
 
+pytestmark = pytest.mark.slow
 WORKER = str(Path(__file__).with_name("worker.py"))
 LIMIT = 180  # seconds, a safety net
 
