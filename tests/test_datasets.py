@@ -383,6 +383,20 @@ def test_a_silent_host_is_given_up(monkeypatch):
     over.set()
 
 
+@pytest.mark.parametrize("error", [None, OSError("no such host"), ValueError("bad proxy")])
+def test_a_host_is_reachable_if_it_answers_to_head(error):
+    asked = []
+
+    def downloader(address, path, pooch, check_only=False):
+        asked.append((address, check_only))
+        if error:
+            raise error
+        return True
+
+    assert files._reachable("https://example.org/data", downloader) == (error is None)
+    assert asked == [("https://example.org/data", True)]
+
+
 class Answers(http.server.BaseHTTPRequestHandler):
     """A whole file, half of one, and none."""
 

@@ -84,7 +84,7 @@ def _reachable(address, downloader):
     answers = []
 
     def ask():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             answers.append(downloader(address, None, None, check_only=True))
 
     thread = threading.Thread(target=ask, daemon=True)
