@@ -29,6 +29,7 @@ from layers_under_test import CASES
 
 from bnref import devices, functional, layers
 
+pytestmark = pytest.mark.slow
 SHAPE = (6, 2, 3)
 ROWS = ("BatchNorm", "GhostBatchNorm", "DomainBatchNorm")  # one for each way to share them out
 DTYPES = pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-9), ("float32", 1e-3)])
@@ -379,7 +380,6 @@ def on_two():
     return result_in_new_process(replicated)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize("name", ["SyncBatchNorm", "BatchNorm", "GhostBatchNorm"])
 def test_on_two_replicas_the_second_derivative_is_that_of_the_global_loss(on_two, name, mode):

@@ -286,6 +286,7 @@ def test_half_precision_inputs_have_float32_statistics_and_outputs_of_their_own_
     np.testing.assert_allclose(dbeta, expected[2], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize("shape", [(16, 3), (4, 2, 2, 3)])
 def test_compiling_changes_neither_output_nor_gradient(batch, shape, dtype):

@@ -148,6 +148,7 @@ def test_the_order_of_the_examples_in_a_part_is_only_that_of_the_outputs(groups,
     assert_all_close(state(permuted).values(), state(straight).values(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 9), st.integers(0, 99))
 def test_one_part_is_batch_norm(size, seed):
     x, dy = batch_of((size, 2, 3), seed), batch_of((size, 2, 3), seed + 1)

@@ -113,6 +113,7 @@ def test_the_mask_comes_from_keras_and_is_passed_on(batch):
     np.testing.assert_allclose(y, expected, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:layer .*one value a channel")
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_it_is_batch_norm_of_the_compacted_rows(examples, positions, seed):

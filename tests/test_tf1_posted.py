@@ -14,6 +14,7 @@ from helpers import BETA, GAMMA
 from bnref.tf1 import METHODS, separate_memory, session, shared_memory, tensorflow_1
 from bnref.tf1.towers import on_towers, training_step
 
+pytestmark = pytest.mark.slow
 v1 = tf.compat.v1
 CLOSE = {"rtol": 3e-5, "atol": 3e-5}
 EPSILON = {1: 1e-5, 2: 1e-3, 3: 1e-3, 4: 1e-3}

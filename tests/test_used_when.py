@@ -136,6 +136,7 @@ def test_the_weight_can_be_set_after_training_and_is_saved(batch):
     assert again.example_weight == layer.get_config()["example_weight"] == 0.1
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
 def test_weight_zero_is_batch_norm_at_inference(examples, positions, seed):
     x, dy = (batch_of((examples, positions, 3), each) for each in (seed, seed + 1))

@@ -97,6 +97,7 @@ def test_gradients_are_those_of_central_differences_of_the_layer_itself(batch, c
     assert_all_close(actual, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("shape", [(6, 3), (6, 1, 4, 3), (6, 2, 2, 1, 3)])
 def test_positions_on_several_axes_are_positions_on_one(batch, case, shape, training):
@@ -178,6 +179,7 @@ def test_a_float64_layer_is_float64_throughout(batch, case, training):
         assert np.any(np.float32(each) != np.array(each))
 
 
+@pytest.mark.slow
 @BOTH
 def test_graph_and_compiled_graph_of_any_batch_size_do_what_eager_execution_does(
     batch, case, training
@@ -302,6 +304,7 @@ def test_a_batch_without_variance_comes_out_as_beta(case, shape):
     np.testing.assert_allclose(np.sum(dbeta), 3 * np.ones(shape)[read].size / 3, rtol=1e-5)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_spoils_its_channel_and_no_other(batch, case, poison, training):
