@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help html html-fast serve test test-oldest lint format linkcheck dist clean distclean
+.PHONY: help html html-fast serve test test-fast test-oldest lint format linkcheck dist clean distclean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -30,12 +30,12 @@ OLDEST := .venv-oldest
 OLDEST_VERSIONS := .ci/oldest.txt
 SITE_TESTS := browser build conformance conformance_page defects elsewhere extensions \
 	finder_and_explorer freshness installed site symptoms upstream_reports
+WITHOUT_SITE := $(SITE_TESTS:%=--ignore=tests/test_%.py)
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-# The version that pip notes is read from the package.
-$(INSTALLED): pyproject.toml $(CONSTRAINTS) bnref/__init__.py
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/it" >&2; exit 1; }
 	@echo "Installing into $(VENV), about 2.5 GB ..."
 	@test -x $(PY) || $(PYTHON) -m venv --clear $(VENV)
@@ -55,7 +55,11 @@ serve: ## show the built site on http://127.0.0.1:8000
 test: html ## run every test, those of the built site too
 	$(PY) -m pytest $(IN_PARALLEL)
 
-$(OLDEST)/.installed: pyproject.toml $(OLDEST_VERSIONS) bnref/__init__.py
+# A file is among these unless it is one of the site's or says that it is slow: pytest.mark.slow.
+test-fast: $(INSTALLED) ## run what needs neither a built site nor other processes, a minute or so
+	$(PY) -m pytest $(IN_PARALLEL) -m "not slow" $(WITHOUT_SITE)
+
+$(OLDEST)/.installed: pyproject.toml $(OLDEST_VERSIONS)
 	@test -n "$(OLDEST_PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set OLDEST_PYTHON=/path/to/it" >&2; exit 1; }
 	@echo "Installing the oldest versions into $(OLDEST), about 2 GB ..."
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
@@ -64,11 +68,12 @@ $(OLDEST)/.installed: pyproject.toml $(OLDEST_VERSIONS) bnref/__init__.py
 	@touch $@
 
 test-oldest: $(OLDEST)/.installed ## run the package's tests on the oldest versions that it is for
-	$(OLDEST)/bin/python -m pytest $(IN_PARALLEL) $(SITE_TESTS:%=--ignore=tests/test_%.py)
+	$(OLDEST)/bin/python -m pytest $(IN_PARALLEL) $(WITHOUT_SITE)
 
-lint: $(INSTALLED) ## check the style
+lint: $(INSTALLED) ## check the style and the hints
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 format: $(INSTALLED) ## mend the style where that can be done
 	$(VENV)/bin/ruff check --fix .
@@ -85,4 +90,4 @@ clean: ## remove what was rendered; keep what was executed
 	rm -rf docs/_build
 
 distclean: clean ## remove all that was made, the environment and the cache of executed pages too
-	rm -rf $(VENV) $(OLDEST) dist build .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) dist build .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,5 +1,7 @@
 """Batch normalization in TensorFlow: every variant, every pitfall, shown by experiment."""
 
+import importlib.metadata
+
 from bnref import (
     _backend,  # noqa: F401  first: it refuses other backends of Keras
     conventions,
@@ -29,7 +31,7 @@ from bnref.layers import (
     UntrackedBatchNorm,
 )
 
-__version__ = "0.2.0"
+__version__ = importlib.metadata.version("bnref")
 __all__ = [
     "BatchNorm",
     "BatchRenorm",

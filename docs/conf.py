@@ -1,8 +1,8 @@
 """Sphinx configuration: one site from MyST pages, gallery scripts and the package's docstrings."""
 
 import os
-import re
 import sys
+import tomllib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -12,15 +12,10 @@ import freshness
 SECTIONS = ["questions", "variants", "pitfalls", "multi_gpu", "performance"]
 execute = os.environ.get("BNREF_EXECUTE") != "0"
 
-project = "bnref"
-author = "The bnref authors"
-project_copyright = "2026, the bnref authors, MIT licence"
-# Read, not imported: the package would import TensorFlow, which takes seconds.
-version = release = re.search(
-    '^__version__ = "(.+)"$',
-    Path(__file__).parents[1].joinpath("bnref/__init__.py").read_text(),
-    re.M,
-)[1]
+_about = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+project, version, author = _about["name"], _about["version"], _about["authors"][0]["name"]
+release = version
+project_copyright = f"2026, {author}, {_about['license']} licence"
 language = "en"
 
 extensions = [

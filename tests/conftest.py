@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import keras
 import pytest
+from helpers import batch_of
 
 # The same examples in every run, so that a failure is seen again; the first example of a property
 # may include TensorFlow's start, so there is no deadline.
@@ -35,9 +36,6 @@ def _clean_keras():
 @pytest.fixture
 def batch():
     """Return ``batch(shape, seed)``: normal values whose channels differ in scale and offset."""
-
-    from layers_under_test import batch_of
-
     return batch_of
 
 

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from helpers import BETA, GAMMA
 
 from bnref.layers import BatchNorm, CumulativeBatchNorm, DebiasedBatchNorm
-
-GAMMA, BETA = [1.5, -0.7, 0.2], [0.3, 2.0, -4.0]
 
 
 def debiased(momentum=0.6):

@@ -1,39 +1,31 @@
 """Tests of bnref.BatchNorm: outputs, every variable, and each of its three questions."""
 
-import os
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from helpers import (
+    BETA,
+    CLOSE,
+    GAMMA,
+    MEAN,
+    VARIANCE,
+    assert_same_state,
+    result_in_new_process,
+    state,
+    strategy_of,
+    with_state,
+)
 
-from bnref import BatchNorm, functional
-
-GAMMA, BETA = [1.5, -0.7, 0.2], [0.3, 2.0, -4.0]
-MEAN, VARIANCE = [0.5, -1.0, -6.0], [2.0, 0.3, 30.0]
-CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+from bnref import BatchNorm, devices, functional
 
 
 def layer_with_state(kind=BatchNorm, **options):
     """A layer of three channels in which no variable is what it starts as."""
-    layer = kind(**options)
-    layer.build((None, 3))
-    layer.set_weights([np.array(each) for each in (GAMMA, BETA, MEAN, VARIANCE)])
-    return layer
-
-
-def state(layer):
-    return {each.name: each.numpy() for each in layer.variables}
-
-
-def assert_same_state(layer, before):
-    assert before.keys() == state(layer).keys()
-    for name, value in state(layer).items():
-        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    return with_state(kind(**options))
 
 
 def population_after(batches, momentum, mean=MEAN, variance=VARIANCE):
@@ -258,44 +250,41 @@ def test_fit_updates_every_variable_whether_compiled_or_not(batch, jit):
     assert_population(layer, population_after([x[:6], x[6:]], 0.5))
 
 
+def assert_each_replica_is_normalized_by_itself():
+    devices.configure(cpus=2)
+    strategy = strategy_of(2)
+    with strategy.scope():
+        layer = BatchNorm(momentum=0.5)
+        layer.build((None, 2))
+    random = np.random.default_rng(0)
+    x = [(random.normal(size=(5, 2)) * [1, 9] + [i, 20 * i]).astype("float32") for i in range(2)]
+
+    @tf.function
+    def step():
+        def on_replica():
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group
+            own = tf.gather(tf.constant(np.stack(x)), index)
+            with tf.GradientTape() as tape:
+                tape.watch(own)
+                y = layer(own, training=True)
+            return y, tape.gradient(y, own, own * own)
+
+        return strategy.run(on_replica)
+
+    results = map(strategy.experimental_local_results, step())
+    for i, outputs in enumerate(zip(*results, strict=True)):
+        y, dx = (np.array(each) for each in outputs)
+        own = (x[i] - x[i].mean(0)) / np.sqrt(x[i].var(0) + 1e-3)
+        assert np.allclose(y, own, atol=1e-4), (i, y, own)
+        assert np.isfinite(dx).all() and np.abs(dx).max() > 0, (i, dx)
+    # Each replica remembers its own; what is read is the first one's.
+    assert np.allclose(layer.moving_mean.numpy(), x[0].mean(0) / 2, atol=1e-5)
+    assert np.allclose(layer.moving_variance.numpy(), x[0].var(0) / 2 + 0.5, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_each_replica_is_normalized_by_itself_and_the_first_ones_statistics_are_read():
-    code = """
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from bnref import BatchNorm
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    layer = BatchNorm(momentum=0.5)
-    layer.build((None, 2))
-random = np.random.default_rng(0)
-x = [(random.normal(size=(5, 2)) * [1, 9] + [i, 20 * i]).astype("float32") for i in range(2)]
-
-@tf.function
-def step():
-    def on_replica():
-        index = tf.distribute.get_replica_context().replica_id_in_sync_group
-        own = tf.gather(tf.constant(np.stack(x)), index)
-        with tf.GradientTape() as tape:
-            tape.watch(own)
-            y = layer(own, training=True)
-        return y, tape.gradient(y, own, own * own)
-    return strategy.run(on_replica)
-
-for i, outputs in enumerate(zip(*(strategy.experimental_local_results(r) for r in step()))):
-    y, dx = (np.array(each) for each in outputs)
-    own = (x[i] - x[i].mean(0)) / np.sqrt(x[i].var(0) + 1e-3)
-    assert np.allclose(y, own, atol=1e-4), (i, y, own)
-    assert np.isfinite(dx).all() and np.abs(dx).max() > 0, (i, dx)
-# Each replica remembers its own; what is read is the first one's.
-assert np.allclose(layer.moving_mean.numpy(), x[0].mean(0) / 2, atol=1e-5)
-assert np.allclose(layer.moving_variance.numpy(), x[0].var(0) / 2 + 0.5, rtol=1e-5)
-"""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    result_in_new_process(assert_each_replica_is_normalized_by_itself)
 
 
 def test_what_was_inferred_does_not_matter_to_any_later_call(batch):

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
-    CLIPPED,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
@@ -22,11 +20,13 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from layers_under_test import CLIPPED
 
 from bnref import BatchNorm, BatchRenorm
 from bnref.layers._schedule import Schedule
 
-EPSILON = 0.02
 SIGMA = np.sqrt(np.array(VARIANCE) + EPSILON)
 WIDE = {"r_max": 1e6, "d_max": 1e6}
 # Rows near the population of `with_state`: r and d are inside the clips for some channels only.
@@ -178,6 +178,7 @@ def test_inference_is_that_of_the_base_and_counts_no_step(batch):
     assert_same_state(layer, before)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 9), st.integers(0, 99))
 def test_without_room_for_r_and_d_it_is_batch_norm(size, seed):
     x, dy = batch_of((size, 2, 3), seed), batch_of((size, 2, 3), seed + 1)

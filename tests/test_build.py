@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-sys.path.insert(0, str(DOCS))
 
 import build  # noqa: E402  (it lies in docs/)
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from bnref import BatchNorm, training
 from bnref.training import Checkpoints
 
+pytestmark = pytest.mark.slow
 RANDOM = np.random.default_rng(0)
 X = (RANDOM.standard_normal((50, 4)) * [1, 9, 0.2, 2] + [3, 0, 0, -1]).astype("float32")
 Y = np.int64(X[:, 0] > 3)

@@ -5,36 +5,30 @@ of different size. Run as a script, this file is the process in which the pairs 
 """
 
 import itertools
-import pickle
 import re
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from layers_under_test import (
+from helpers import (
     BETA,
-    CASES,
-    CLIPPED,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
-    Case,
     batch_of,
-    domains,
-    in_new_process,
     local,
     output_and_gradients,
-    some_steps,
+    result_in_new_process,
     strategy_of,
 )
+from layers_under_test import CASES, CLIPPED, Case, domains, some_steps
 
 from bnref import devices, layers
 
-MOMENTUM, EPSILON, STEPS = 0.6, 0.02, 2
+MOMENTUM, STEPS = 0.6, 2
 FIRST = ("Sync", "Pooled", "ReplicaMean")  # those that add to what the next class answers
 WHOSE, HOW = ("Ghost", "Masked", "Domain", "Sync"), ("Cumulative", "Debiased", "Lasagne", "Pooled",
                                                     "ReplicaMean")  # fmt: skip
@@ -200,7 +194,7 @@ def gradients(pair, batches, dys, populations, affine):
 
 
 def start_of(pair):
-    """γ, β, mean and variance: a row a domain, as `layers_under_test.with_state` sets them."""
+    """γ, β, mean and variance: a row a domain, as `helpers.with_state` sets them."""
     rows = 1.5 ** np.arange(3)[:, None] if "Domain" in pair else np.ones((1, 1))
     return [np.array(value) * rows for value in (GAMMA, BETA, MEAN, VARIANCE)]
 
@@ -238,13 +232,17 @@ class Job(NamedTuple):
 JOBS = [Job(pair, replicas) for pair in COMBINED for replicas in (1, 2)]
 
 
+def run_all():
+    devices.configure(cpus=2)
+    return [job.run() for job in JOBS]
+
+
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pairs") / "results"
-    in_new_process(__file__, str(path))
-    return dict(zip(JOBS, pickle.loads(path.read_bytes()), strict=True))
+def ran():
+    return dict(zip(JOBS, result_in_new_process(run_all), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: f"{'And'.join(job.pair)}-{job.replicas}")
 def test_a_pair_does_what_its_two_answers_say_on_one_replica_and_on_two(ran, job):
     pair, replicas = job
@@ -313,8 +311,3 @@ def test_a_class_that_answers_the_question_itself_may_have_any_parents():
 def test_every_variant_is_in_a_pair():
     assert sorted(kind(name).__name__ for name in ALL) == sorted(set(CASES) - {"BatchNorm"})
     assert len(COMBINED) + len(REFUSED) == len(PAIRS) == 78
-
-
-if __name__ == "__main__":
-    devices.configure(cpus=2)
-    Path(sys.argv[1]).write_bytes(pickle.dumps([job.run() for job in JOBS]))

@@ -3,42 +3,36 @@
 import json
 import re
 import subprocess
-import sys
-from pathlib import Path
 
+import conformance as extension
 import numpy as np
 import pytest
+import run_conformance
 import tensorflow as tf
-from layers_under_test import in_new_process
+from helpers import result_in_new_process
 
+from bnref import devices
 from bnref_gallery import records
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "docs" / "_ext"), str(ROOT / "gallery" / "results")]
-
-import conformance as extension  # noqa: E402  (they lie in folders of the site and the gallery)
-import run_conformance  # noqa: E402
-
-from bnref_gallery.conformance import (  # noqa: E402
+from bnref_gallery.conformance import (
     BEHAVIOURS,
     IMPLEMENTATIONS,
     asking,
     formula,
     replicas,
-    torch_layers,  # noqa: E402
+    torch_layers,
 )
 
 HERE = [name for name, one in IMPLEMENTATIONS.items() if not one.modules]
-MEASURE = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import run_conformance as run
-from bnref import devices
-devices.configure()
-names = json.loads(sys.argv[2])
-found = [run.rows(name, behaviour)[0] for name in names for behaviour in run.BEHAVIOURS]
-print(json.dumps(found))
-"""
+
+
+def measured_now(names):
+    devices.configure()
+    rows = [
+        run_conformance.rows(name, behaviour)[0]
+        for name in names
+        for behaviour in run_conformance.BEHAVIOURS
+    ]
+    return json.loads(json.dumps(rows))  # as they are recorded
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +44,8 @@ def recorded():
 @pytest.fixture(scope="module")
 def measured():
     """The cells of what this project depends on, measured now in a process of their own."""
-    folder = str(ROOT / "gallery" / "results")
-    said = in_new_process("-c", MEASURE, folder, json.dumps(HERE))
-    return {
-        (row["implementation"], row["behaviour"]): row for row in json.loads(said.splitlines()[-1])
-    }
+    rows = result_in_new_process(measured_now, HERE)
+    return {(row["implementation"], row["behaviour"]): row for row in rows}
 
 
 def agree(now, then):

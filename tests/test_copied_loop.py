@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "gallery/multi_gpu/plot_one_loop_for_one_device_and_many.py"
 COMMANDS = {
     "one device": ["train.py", "1", "run"],

@@ -1,10 +1,12 @@
 """Tests of bnref_gallery.datasets.
 
-No test reaches the network: downloads are forbidden, or the two functions that use it replaced.
+No test reaches another machine: downloads are forbidden, or pooch is given another downloader, or a
+server of this process.
 """
 
 import dataclasses
 import hashlib
+import http.server
 import io
 import logging
 import os
@@ -12,11 +14,13 @@ import runpy
 import sys
 import tarfile
 import threading
+import time
+import types
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
+import requests
 
 from bnref_gallery.datasets import Dataset, available, files, load, loading
 from bnref_gallery.datasets.registry import REGISTRY
@@ -89,21 +93,20 @@ def internet(places, monkeypatch):
     class Internet:
         served, asked = {}, []
 
-    def fetch(address, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"half a fi")
+    def downloader(address, path, pooch, check_only=False):
+        if check_only:
+            Internet.asked.append(address)
+            return True
+        Path(path).write_bytes(b"half a fi")
+        # A reader of the cache finds no half file, whenever this process is killed.
+        assert available("mnist") == available("cifar10") == "embedded"
         if address not in Internet.served:
-            raise Exception("URL fetch failure")  # noqa: TRY002 - as Keras does
-        path.write_bytes(Internet.served[address])
-
-    def reachable(address):
-        Internet.asked.append(address)
-        return True
+            raise requests.exceptions.ConnectionError("URL fetch failure")
+        return Path(path).write_bytes(Internet.served[address])
 
     Internet.asked.clear()
     monkeypatch.setenv("BNREF_DOWNLOAD", "1")
-    monkeypatch.setattr(files, "_reachable", reachable)
-    monkeypatch.setattr(files, "_fetch", fetch)
+    monkeypatch.setattr(files, "_downloader", lambda: downloader)
     return Internet
 
 
@@ -328,7 +331,8 @@ def test_a_download_is_kept_in_keras_cache_for_the_next_time(places, internet):
     assert load("mnist").stand_in is None
     assert load("mnist").source == f"Keras's cache, {address}"
     assert internet.asked == [address]
-    assert [path.name for path in places.cache.iterdir()] == ["mnist.npz"]
+    (path,) = places.cache.iterdir()
+    assert path.name == "mnist.npz" and path.stat().st_mode & 0o444 == 0o444
     assert available("mnist") == f"keras:{len(data)}"
 
 
@@ -344,7 +348,8 @@ def test_a_failed_download_is_tried_once_and_leaves_no_file(places, internet, ca
 def test_a_download_with_another_digest_is_refused_and_thrown_away(places, internet):
     address = REGISTRY["mnist"].cached.address
     internet.served = {address: b"<html>please log in</html>"}
-    with pytest.raises(ValueError, match=r"digest should be 731c5.*set BNREF_DOWNLOAD=0"):
+    said = r"(?s)mnist.npz.*does not match.*731c5.*Set BNREF_DOWNLOAD=0"
+    with pytest.raises(ValueError, match=said):
         load("mnist")
     assert list(places.cache.iterdir()) == []
 
@@ -361,49 +366,84 @@ def test_an_unknown_word_about_downloads_is_refused_by_name(places):
         load("mnist")
 
 
+def test_without_pooch_nothing_is_downloaded_and_the_log_says_why(places, internet, caplog):
+    places.monkeypatch.setitem(sys.modules, "pooch", None)
+    assert load("mnist").stand_in
+    assert internet.asked == [] and "not downloaded: import of pooch" in caplog.text
+
+
 def test_a_silent_host_is_given_up(monkeypatch):
-    # A look-up of the host's name that outlasts the test, which no timeout of urlopen would stop.
+    # A look-up of the host's name that outlasts the test, which no timeout of requests would stop.
     over = threading.Event()
-
-    def urlopen(request, timeout):
-        over.wait(30)
-        return io.BytesIO()
-
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: over.wait(30) and [])
     monkeypatch.setattr(files, "_CONNECT_SECONDS", 0.01)
-    assert not files._reachable("https://example.org/data")
+    started = time.monotonic()
+    assert not files._reachable("https://example.org/data", files._downloader())
+    assert time.monotonic() - started < 20
     over.set()
 
 
 @pytest.mark.parametrize("error", [None, OSError("no such host"), ValueError("bad proxy")])
-def test_a_host_is_reachable_if_it_answers_to_head(monkeypatch, error):
-    requests = []
+def test_a_host_is_reachable_if_it_answers_to_head(error):
+    asked = []
 
-    def urlopen(request, timeout):
-        requests.append((request.full_url, request.get_method()))
+    def downloader(address, path, pooch, check_only=False):
+        asked.append((address, check_only))
         if error:
             raise error
-        return io.BytesIO()
+        return True
 
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    assert files._reachable("https://example.org/data") == (error is None)
-    assert requests == [("https://example.org/data", "HEAD")]
+    assert files._reachable("https://example.org/data", downloader) == (error is None)
+    assert asked == [("https://example.org/data", True)]
 
 
-def test_keras_is_asked_for_the_very_path_and_draws_nothing_on_stdout(
-    tmp_path, monkeypatch, capsys
+class Answers(http.server.BaseHTTPRequestHandler):
+    """A whole file, half of one, and none."""
+
+    def do_HEAD(self, whole=b"123456"):
+        self.send_response(404 if self.path == "/none" else 200)
+        self.send_header("Content-Length", str(len(whole)))
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write({"/whole": b"123456", "/half": b"123"}[self.path])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """The address of a server of this process, which no proxy is asked for."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def served(name):
+    digest = hashlib.sha256(b"123456").hexdigest()
+    return types.SimpleNamespace(address=name, digest=f"sha256:{digest}")
+
+
+def test_a_download_is_drawn_on_stderr_alone(places, host, capsys):
+    path = places.cache / "new"
+    assert files.download(served(f"{host}/whole"), path)
+    assert path.read_bytes() == b"123456"
+    out, err = capsys.readouterr()
+    assert out == "" and "100%" in err
+
+
+@pytest.mark.parametrize(
+    "name, reason", [("half", "3 bytes read, 3 more expected"), ("none", "no answer in 5 s or les")]
+)
+def test_a_connection_that_breaks_and_an_address_that_is_gone_leave_no_file(
+    places, host, caplog, name, reason
 ):
-    asked = {}
-
-    def get_file(fname, origin, **options):
-        asked.update(fname=fname, origin=origin, **options)
-        sys.stdout.write("Downloading")
-
-    monkeypatch.setattr(keras.utils, "get_file", get_file)
-    files._fetch("https://example.org/a", tmp_path / "new" / "a.part")
-    assert asked["origin"] == "https://example.org/a" and asked["force_download"]
-    assert Path(asked["cache_subdir"], asked["fname"]) == tmp_path / "new" / "a.part"
-    assert capsys.readouterr() == ("", "Downloading")
+    assert not files.download(served(f"{host}/{name}"), places.cache / "new")
+    assert not list(places.cache.glob("*")) and reason in caplog.text
 
 
 def test_the_cache_lies_where_keras_has_it(monkeypatch, tmp_path):

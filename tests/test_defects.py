@@ -1,7 +1,6 @@
 """The extension that tells a page's reader where a defect was seen, on a small site of its own."""
 
 import io
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 import defects  # noqa: E402  (it lies in the site's folder of extensions)
 

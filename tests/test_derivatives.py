@@ -6,32 +6,31 @@ the process in which replicas are differentiated.
 """
 
 import functools
-import pickle
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from layers_under_test import (
+from helpers import (
     BETA,
-    CASES,
+    BOTH,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
     batch_of,
     central_differences,
-    in_new_process,
     local,
+    result_in_new_process,
     strategy_of,
     with_state,
 )
+from layers_under_test import CASES
 
 from bnref import devices, functional, layers
 
-SHAPE, EPSILON = (6, 2, 3), 0.02
-BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+pytestmark = pytest.mark.slow
+SHAPE = (6, 2, 3)
 ROWS = ("BatchNorm", "GhostBatchNorm", "DomainBatchNorm")  # one for each way to share them out
 DTYPES = pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-9), ("float32", 1e-3)])
 
@@ -349,7 +348,7 @@ def test_a_model_that_is_saved_and_served_is_differentiated_twice(tmp_path):
 # Several replicas.
 
 
-def replicated(folder):
+def replicated():
     """The second derivative of each replica's x, of a global loss, by several layers."""
     devices.configure(cpus=2)
     batches = [batch_of((4, 2, 3), dtype="float64"), batch_of((6, 2, 3), 5, "float64")]
@@ -373,14 +372,12 @@ def replicated(folder):
         for mode, run in {"eager": strategy.run, "graph": tf.function(strategy.run)}.items():
             result = run(on_replica)
             found[name, mode] = [local(strategy, result, i) for i in range(2)]
-    Path(folder).write_bytes(pickle.dumps((batches, found)))
+    return batches, found
 
 
 @pytest.fixture(scope="module")
-def on_two(tmp_path_factory):
-    path = tmp_path_factory.mktemp("derivatives") / "results"
-    in_new_process(__file__, str(path))
-    return pickle.loads(path.read_bytes())
+def on_two():
+    return result_in_new_process(replicated)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
@@ -426,7 +423,3 @@ def test_population_statistics_are_constants_to_every_order():
     slope = np.array(GAMMA) / np.sqrt(np.array(VARIANCE) + EPSILON)
     wanted = slope * (slope * (x.numpy() - np.array(MEAN)) + np.array(BETA))
     np.testing.assert_allclose(first, wanted, rtol=1e-9)
-
-
-if __name__ == "__main__":
-    replicated(sys.argv[1])

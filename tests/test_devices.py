@@ -3,25 +3,12 @@
 Logical devices can be configured once a process, so those tests start processes of their own.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import tensorflow as tf
+from helpers import result_in_new_process
 
 from bnref import devices
 from bnref_gallery import scale
-
-STARTED = "import tensorflow as tf\nfrom bnref import devices\nfrom bnref_gallery import scale\n"
-
-
-def in_new_process(code):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", STARTED + code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split("\n")[:-1]
 
 
 @pytest.fixture
@@ -42,42 +29,53 @@ def gpus(monkeypatch):
     return see
 
 
+def logical_cpus():
+    return len(tf.config.list_logical_devices("CPU"))
+
+
+def assert_cpus_are_configured_once():
+    assert devices.names(1) == ["CPU:0"]
+    assert scale.describe().startswith("1 logical CPU device on ")
+    assert devices.names(2) == ["CPU:0", "CPU:1"]
+    assert scale.describe().startswith("8 logical CPU devices on ")
+    assert logical_cpus() == 8
+    devices.configure()
+    devices.configure(cpus=3)
+    assert devices.names(8)[-1] == "CPU:7"
+    with tf.device("CPU:7"):
+        assert tf.zeros(1).device.endswith("CPU:7")
+    with pytest.raises(RuntimeError, match="9 logical CPU devices were asked for") as error:
+        devices.names(9)
+    assert "already started with 8" in str(error.value)
+    assert "before the first TensorFlow operation" in str(error.value)
+
+
+@pytest.mark.slow
 def test_replicas_configure_cpus_once_and_say_so_when_it_is_too_late():
-    lines = in_new_process(
-        "print(devices.names(1), scale.describe())\n"
-        "print(devices.names(2), scale.describe())\n"
-        "print(len(tf.config.list_logical_devices('CPU')))\n"
-        "devices.configure(); devices.configure(cpus=3)\n"
-        "print(devices.names(8)[-1])\n"
-        "with tf.device('CPU:7'): print(tf.zeros(1).device[-5:])\n"
-        "try: devices.names(9)\n"
-        "except RuntimeError as error: print(error)\n"
-    )
-    assert lines[0].startswith("['CPU:0'] 1 logical CPU device on ")
-    assert lines[1].startswith("['CPU:0', 'CPU:1'] 8 logical CPU devices on ")
-    assert lines[2:5] == ["8", "CPU:7", "CPU:7"]
-    assert "9 logical CPU devices were asked for" in lines[5]
-    assert "already started with 8" in lines[5]
-    assert "before the first TensorFlow operation" in lines[5]
+    result_in_new_process(assert_cpus_are_configured_once)
 
 
+def assert_more_cpus_than_the_default_are_configured():
+    assert devices.names(11)[-1] == "CPU:10" and devices.names(10)[-1] == "CPU:9"
+    assert logical_cpus() == 11
+
+
+@pytest.mark.slow
 def test_more_replicas_than_the_default_are_configured():
-    lines = in_new_process(
-        "print(devices.names(11)[-1], devices.names(10)[-1])\n"
-        "print(len(tf.config.list_logical_devices('CPU')))\n"
-    )
-    assert lines == ["CPU:10 CPU:9", "11"]
+    result_in_new_process(assert_more_cpus_than_the_default_are_configured)
 
 
+def assert_three_cpus_are_enough():
+    devices.configure(cpus=3)
+    tf.zeros(1)
+    assert devices.names(3) == ["CPU:0", "CPU:1", "CPU:2"]
+    with pytest.raises(RuntimeError, match=r"started with 3.*configure\(cpus=8\)"):
+        devices.configure()
+
+
+@pytest.mark.slow
 def test_a_process_started_with_enough_devices_is_not_asked_for_eight():
-    lines = in_new_process(
-        "devices.configure(cpus=3); tf.zeros(1)\n"
-        "print(devices.names(3))\n"
-        "try: devices.configure()\n"
-        "except RuntimeError as error: print(error)\n"
-    )
-    assert lines[0] == "['CPU:0', 'CPU:1', 'CPU:2']"
-    assert "configure(cpus=8)" in lines[1] and "started with 3" in lines[1]
+    result_in_new_process(assert_three_cpus_are_enough)
 
 
 def test_gpus_are_used_when_there_is_one_for_every_replica(gpus, monkeypatch):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
+    BOTH,
     CLOSE,
+    EPSILON,
     assert_all_close,
     assert_same_state,
     assert_state,
@@ -19,16 +19,16 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bnref import BatchNorm, DomainBatchNorm
 
-EPSILON = 0.02
 # Unequal parts, mixed, of which the second batch holds none of domain 1 and the third 2 alone.
 DOMAINS = [
     np.array(each, "int32")
     for each in ([0, 2, 1, 1, 0, 1, 1, 2], [2, 2, 0, 2, 0, 2, 2, 2], [2, 2, 2, 2, 2, 2, 2, 2])
 ]
-BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 
 
 def layer_of(domains=3, **options):
@@ -135,6 +135,7 @@ def test_one_domain_is_batch_norm(batch, training):
         np.testing.assert_allclose(np.array(each)[0], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=8), st.permutations(range(3)))
 def test_other_names_for_the_domains_permute_the_rows_of_the_state(domain, names):
     domain, names = np.array(domain), np.array(names)

@@ -5,17 +5,25 @@ because TF_USE_LEGACY_KERAS must be set before TensorFlow is imported.
 """
 
 import importlib.util
-from pathlib import Path
+import warnings
 
 import keras
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from layers_under_test import assert_all_close, batch_of, in_new_process, some_steps
+from helpers import (
+    BETA,
+    EPSILON,
+    GAMMA,
+    assert_all_close,
+    batch_of,
+    result_in_new_process,
+)
+from layers_under_test import some_steps
 
-GAMMA, BETA = np.array([1.5, -0.7, 0.2]), np.array([0.3, 2.0, -4.0])
-EPSILON, CLOSE = 0.02, {"rtol": 2e-4, "atol": 2e-4}
+GAMMA, BETA = np.array(GAMMA), np.array(BETA)
+CLOSE = {"rtol": 2e-4, "atol": 2e-4}
 CLIPS = {"rmax": 1.5, "rmin": 1 / 1.5, "dmax": 0.5}
 LIMITS = {"r_max": 1.5, "d_max": 0.5, "epsilon": EPSILON}
 # They all start at mean 0 and σ 1; the third channel's first batch is beyond both clips.
@@ -177,53 +185,46 @@ def test_the_exponential_avg_factor_of_fused_batch_norm_weighs_the_new_value():
     np.testing.assert_allclose(variance, 0.9 * old[1] + 0.1 * 6 / 5 * biased, **CLOSE)
 
 
-LEGACY = """
-import sys, warnings
-import numpy as np
-import tensorflow as tf
-warnings.simplefilter("ignore")
-given = np.load(sys.argv[1])
-x, batches, out = given["x"], given["batches"], {}
-kinds = {"v1": tf.compat.v1.layers.BatchNormalization, "v2": tf.keras.layers.BatchNormalization}
-
-def keep(name, layer, y):
-    out[name + "/y"] = np.array(y)
-    for each in layer.variables:
-        out[name + "/" + each.name.split("/")[-1][:-2]] = each.numpy().reshape(-1)
-
-for kind, make in kinds.items():
-    layer = make(momentum=0.6, epsilon=0.02, virtual_batch_size=2)
-    keep(kind + "/virtual", layer, layer(x, training=True))
-    out[kind + "/virtual/inferred"] = layer(x[:5], training=False).numpy()
-    for fused in (True, False):
-        layer = make(momentum=0.6, epsilon=0.02, fused=fused)
-        keep(f"{kind}/fused {fused}", layer, layer(x[:, None, None], training=True))
-    layer = make(momentum=0.6, epsilon=0.02)
-    keep(kind + "/rows", layer, layer(x, training=True))
-    for name, second in (("equal", 0.6), ("other", 0.3)):
-        layer = make(
-            momentum=0.6, epsilon=0.02, renorm=True, renorm_momentum=second,
-            renorm_clipping={"rmax": 1.5, "rmin": 1 / 1.5, "dmax": 0.5},
-        )
-        for number, batch in enumerate(batches):
-            keep(f"{kind}/renorm {name}/{number}", layer, layer(batch, training=True))
-np.savez(sys.argv[2], **out)
-"""
 KINDS = pytest.mark.parametrize("kind", ["v1", "v2"], ids=["tf.compat.v1.layers", "tf_keras"])
 
 
+def results_of_legacy_layers():
+    """Outputs and variables by name; ``tf.keras`` is tf_keras here."""
+    warnings.simplefilter("ignore")
+    kinds = {"v1": tf.compat.v1.layers.BatchNormalization, "v2": tf.keras.layers.BatchNormalization}
+    x, out = BATCHES[0], {}
+
+    def keep(name, layer, y):
+        out[name + "/y"] = np.array(y)
+        for each in layer.variables:
+            out[name + "/" + each.name.split("/")[-1][:-2]] = each.numpy().reshape(-1)
+
+    for kind, make in kinds.items():
+        layer = make(momentum=0.6, epsilon=EPSILON, virtual_batch_size=2)
+        keep(kind + "/virtual", layer, layer(x, training=True))
+        out[kind + "/virtual/inferred"] = layer(x[:5], training=False).numpy()
+        for fused in (True, False):
+            layer = make(momentum=0.6, epsilon=EPSILON, fused=fused)
+            keep(f"{kind}/fused {fused}", layer, layer(x[:, None, None], training=True))
+        layer = make(momentum=0.6, epsilon=EPSILON)
+        keep(kind + "/rows", layer, layer(x, training=True))
+        for name, second in (("equal", 0.6), ("other", 0.3)):
+            layer = make(
+                momentum=0.6, epsilon=EPSILON, renorm=True, renorm_momentum=second,
+                renorm_clipping=CLIPS,
+            )  # fmt: skip
+            for number, batch in enumerate(BATCHES):
+                keep(f"{kind}/renorm {name}/{number}", layer, layer(batch, training=True))
+    return out
+
+
 @pytest.fixture(scope="module")
-def legacy(tmp_path_factory):
+def legacy():
     """What the layers of TensorFlow 1 and of tf_keras give, by name."""
     if importlib.util.find_spec("tf_keras") is None:
         pytest.skip("tf_keras is not installed: pip install '.[gallery]'")
-    folder = tmp_path_factory.mktemp("legacy")
-    np.savez(folder / "given", x=BATCHES[0], batches=BATCHES)
-    script = Path(folder / "legacy.py")
-    script.write_text(LEGACY)
-    paths = str(folder / "given.npz"), str(folder / "results.npz")
-    in_new_process(str(script), *paths, environment={"TF_USE_LEGACY_KERAS": "1"})
-    return dict(np.load(folder / "results.npz"))
+    environment = {"TF_USE_LEGACY_KERAS": "1"}
+    return result_in_new_process(results_of_legacy_layers, environment=environment)
 
 
 def interleaved(x, groups):
@@ -231,6 +232,7 @@ def interleaved(x, groups):
     return np.concatenate([x[g::groups] for g in range(groups)])
 
 
+@pytest.mark.slow
 @KINDS
 def test_virtual_batches_of_tf_keras_are_interleaved_not_consecutive(legacy, kind):
     """Of 6 examples in batches of 2, example j goes with j + 3: a reshape to (size, groups)."""
@@ -241,6 +243,7 @@ def test_virtual_batches_of_tf_keras_are_interleaved_not_consecutive(legacy, kin
     assert np.max(np.abs(y - consecutive)) > 0.5
 
 
+@pytest.mark.slow
 @KINDS
 def test_virtual_batches_of_tf_keras_are_remembered_as_ours_in_one_update_by_their_mean(
     legacy, kind
@@ -256,6 +259,7 @@ def test_virtual_batches_of_tf_keras_are_remembered_as_ours_in_one_update_by_the
     np.testing.assert_allclose(legacy[f"{kind}/virtual/inferred"], expected, **CLOSE)
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("fused, factor", [("True", 6 / 5), ("False", 1)])
 def test_only_the_fused_layer_of_tf_keras_remembers_the_corrected_variance(
@@ -269,12 +273,14 @@ def test_only_the_fused_layer_of_tf_keras_remembers_the_corrected_variance(
     np.testing.assert_allclose(legacy[name + "y"][:, 0, 0], expected, **CLOSE)
 
 
+@pytest.mark.slow
 @KINDS
 def test_vectors_are_not_fused_and_remember_the_biased_variance(legacy, kind):
     biased = reference.moments(BATCHES[0])[1]
     np.testing.assert_allclose(legacy[f"{kind}/rows/moving_variance"], 0.6 + 0.4 * biased, 2e-5)
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("name, momentum", [("equal", 0.6), ("other", 0.3)])
 def test_renorm_of_tf_keras_is_that_of_keras_after_every_step(legacy, kind, name, momentum):

@@ -1,14 +1,12 @@
 """The site's small Sphinx extensions, each by what it must do or refuse."""
 
 import logging
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 import accessible  # noqa: E402  (they lie in the site's folder of extensions)
 import coverage  # noqa: E402

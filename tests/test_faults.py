@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import QUIET
 
 from bnref import workers
 from bnref.workers._launcher import _free_ports
 
+pytestmark = pytest.mark.slow
 WORKER = str(Path(__file__).with_name("worker.py"))
 LIMIT = 180
-ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def left(folder):
@@ -47,7 +48,7 @@ def together(capfd, folder, fault="none", file="", grace=30):
     try:
         workers.start(
             WORKER, 2, str(folder), fault, *([file] if file else []),
-            timeout=LIMIT, grace=grace, environment=ENVIRONMENT,
+            timeout=LIMIT, grace=grace, environment=QUIET,
         )  # fmt: skip
     except RuntimeError as failure:
         error = str(failure)
@@ -59,7 +60,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     file = folder / "result"
     workers.start(WORKER, 2, str(folder / "c"), "none", str(file), timeout=LIMIT,
-                  environment=ENVIRONMENT)  # fmt: skip
+                  environment=QUIET)  # fmt: skip
     assert left(folder) == []
     return pickle.loads(file.read_bytes())
 
@@ -115,7 +116,7 @@ def alone(folder, index, ports, fault="late"):
     """One worker of two, started by hand."""
     done = subprocess.run(
         [sys.executable, WORKER, str(folder), fault], capture_output=True, text=True, timeout=LIMIT,
-        env={**os.environ, **ENVIRONMENT, "TF_CONFIG": config(index, ports)},
+        env={**os.environ, **QUIET, "TF_CONFIG": config(index, ports)},
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 import reference
-from layers_under_test import BETA, CASES, GAMMA, MEAN, VARIANCE, with_state
+from helpers import BETA, GAMMA, MEAN, VARIANCE, with_state
+from layers_under_test import CASES
 
 from bnref import BatchNorm
 from bnref.folding import fold, fold_model

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 import freshness  # noqa: E402  (they lie in the site's folder of extensions)
 import imports  # noqa: E402

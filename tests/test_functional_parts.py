@@ -4,14 +4,19 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from layers_under_test import BETA, GAMMA, assert_all_close, some_steps
+from helpers import (
+    BETA,
+    EPSILON,
+    GAMMA,
+    assert_all_close,
+)
+from layers_under_test import some_steps
 
 from bnref import functional
 from bnref.functional._inputs import over_positions
 from bnref.functional._rows import Index
 from bnref.functional._selected_moments import rows_of_domains
 
-EPSILON = 0.02
 GAMMA, BETA = np.float32(GAMMA), np.float32(BETA)
 DOMAIN = np.array([2, 0, 2, 2, 0, 2])
 

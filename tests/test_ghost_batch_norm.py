@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
-    CLIPPED,
     CLOSE,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
@@ -23,10 +21,11 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from layers_under_test import CLIPPED
 
 from bnref import BatchNorm, BatchRenorm, GhostBatchNorm, MaskedBatchNorm
-
-EPSILON = 0.02
 
 
 def ghost(groups, kind=GhostBatchNorm, **options):
@@ -149,6 +148,7 @@ def test_the_order_of_the_examples_in_a_part_is_only_that_of_the_outputs(groups,
     assert_all_close(state(permuted).values(), state(straight).values(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 9), st.integers(0, 99))
 def test_one_part_is_batch_norm(size, seed):
     x, dy = batch_of((size, 2, 3), seed), batch_of((size, 2, 3), seed + 1)

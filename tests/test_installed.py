@@ -17,11 +17,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from packaging.requirements import Requirement
 
 import bnref
 
-ROOT = Path(__file__).resolve().parents[1]
 BUILT_FROM = [
     "bnref", "gallery", "LICENSE", "README.md",
     "pyproject.toml",

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import assert_all_close, assert_same_state, batch_of, state
 from keras.src.testing import TestCase
-from layers_under_test import CASES, assert_all_close, assert_same_state, batch_of, state
+from layers_under_test import CASES
 
 from bnref import layers
 
@@ -22,6 +23,7 @@ class _Battery(TestCase):
         """Only its methods are used."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")  # by the battery itself
 @pytest.mark.parametrize("shape", [(6, 3), (6, 4, 3), (4, 5, 5, 3)])
 def test_kerass_own_battery_for_layers(case, shape):
@@ -107,6 +109,7 @@ def test_inside_time_distributed_it_is_the_layer_of_every_step(case):
     assert model.output_shape == (None, 5, 3)
 
 
+@pytest.mark.slow
 def test_a_nested_model_is_saved_loaded_summarized_and_exported(case, tmp_path, capsys):
     if case.whose(SHAPE):
         pytest.skip("called with more than x: test_variants saves those")
@@ -184,6 +187,7 @@ def test_what_is_no_truth_value_is_refused_by_name(name):
         layers.BatchNorm(**{name: None})
 
 
+@pytest.mark.slow
 def test_a_model_of_keras_applications_gives_the_same_numbers(monkeypatch):
     """Written with our layers: its arguments, weights, outputs and first gradient are Keras's."""
 

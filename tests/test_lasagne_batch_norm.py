@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from layers_under_test import (
+from helpers import (
     BETA,
     CLOSE,
     GAMMA,

@@ -3,15 +3,13 @@
 import ast
 import importlib
 import inspect
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 import types
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, in_new_process
 
 import bnref
 import bnref_gallery
@@ -252,23 +250,9 @@ def test_no_module_imports_what_only_the_site_needs(path):
     assert not [each for each in names for other in unwanted if f"{each}.".startswith(f"{other}.")]
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_where_what_only_the_site_needs_is_missing():
-    # Keras itself imports some of these where it finds them, so it is not enough to look whether
-    # they have been: here they cannot be.
-    code = f"""
-import importlib, pkgutil, sys
-sys.modules.update(dict.fromkeys({FOREIGN!r}))
-import bnref
-for each in pkgutil.walk_packages(bnref.__path__, "bnref."):
-    importlib.import_module(each.name)
-assert [each for each in {FOREIGN!r} if sys.modules[each] is not None] == []
-"""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=environment, capture_output=True, text=True, cwd=PACKAGE.parent,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    in_new_process("-W", "error", str(ROOT / "tests" / "every_module_without.py"), *FOREIGN)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
+    BOTH,
     CLOSE,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
@@ -21,11 +21,10 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bnref import BatchNorm, MaskedBatchNorm
-
-EPSILON = 0.02
-BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 
 
 def masked(kind=MaskedBatchNorm):
@@ -114,6 +113,7 @@ def test_the_mask_comes_from_keras_and_is_passed_on(batch):
     np.testing.assert_allclose(y, expected, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:layer .*one value a channel")
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_it_is_batch_norm_of_the_compacted_rows(examples, positions, seed):

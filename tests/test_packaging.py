@@ -4,15 +4,14 @@ import ast
 import re
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import bnref
 
-ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"bnref", "bnref_gallery"}
@@ -108,6 +107,20 @@ def test_package_citation_and_changelog_agree_on_the_version_and_its_date():
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
     version, date = re.search(r"^## \[(\d.*)\] - (.+)$", changes, re.M).groups()
-    assert version == bnref.__version__ == re.search("^version: (.+)$", citation, re.M)[1]
+    assert PROJECT["version"] == version == re.search("^version: (.+)$", citation, re.M)[1]
     assert date == re.search("^date-released: (.+)$", citation, re.M)[1]
-    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    assert bnref.__version__ == version, "make installs again when pyproject.toml changes"
+
+
+def test_package_and_citation_agree_on_the_authors_and_the_licence():
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    authors = re.findall("^  - name: (.+)$", citation, re.M)
+    assert authors == [each["name"] for each in PROJECT["authors"]]
+    assert PROJECT["license"] == re.search("^license: (.+)$", citation, re.M)[1]
+
+
+def test_the_version_and_the_authors_are_written_nowhere_else():
+    files = [*(ROOT / "docs").glob("*.py"), *(ROOT / "bnref").rglob("*.py")]
+    written = (PROJECT["version"], *(each["name"] for each in PROJECT["authors"]))
+    for path in files:
+        assert not [each for each in written if f'"{each}' in path.read_text("utf-8")], path

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+from helpers import assert_same_values, values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,15 +25,6 @@ def counts_and_moments(batches):
     means, variances = zip(*map(reference.moments, batches), strict=True)
     counts = np.array([each.size / each.shape[-1] for each in batches])
     return counts, np.array(means), np.array(variances)
-
-
-def state(model):
-    return [each.numpy() for each in model.variables]
-
-
-def assert_same_state(model, before):
-    for value, expected in zip(state(model), before, strict=True):
-        np.testing.assert_array_equal(value, expected)
 
 
 def assert_population(layer, expected, rtol=1e-5):
@@ -114,8 +106,8 @@ def test_recomputed_populations_are_the_closed_form_and_all_else_is_untouched(
     inputs = {"first": batches, "second": second_inputs(model, batches)}
     before = {each.path: each.numpy() for each in model.variables}
     assert recompute(model, batches, variance=variance) == 2
-    for name, values in inputs.items():
-        assert_population(model.get_layer(name), expected(values), rtol=1e-4)
+    for name, seen in inputs.items():
+        assert_population(model.get_layer(name), expected(seen), rtol=1e-4)
     for each in model.variables:
         if not each.name.startswith("moving"):
             np.testing.assert_array_equal(each, before[each.path])
@@ -215,10 +207,10 @@ def raising(batch):
 )
 def test_bad_batches_leave_the_model_as_it_was_and_able_to_train(batch, batches, error, message):
     model = two_norms()
-    before = state(model)
+    before = values(model)
     with pytest.raises(error, match=message):
         recompute(model, batches(batch))
-    assert_same_state(model, before)
+    assert_same_values(model, before)
 
     first, x = model.get_layer("first"), batch((6, 3), 9)
     old = np.array(first.moving_mean), np.array(first.moving_variance)
@@ -240,10 +232,10 @@ def test_a_recomputed_model_updates_its_population_again_in_training(batch):
 @pytest.mark.filterwarnings("ignore:layer .*one value a channel")
 def test_corrected_recomputing_of_single_examples_is_refused_and_changes_nothing(batch):
     model = two_norms()
-    before = state(model)
+    before = values(model)
     with pytest.raises(ValueError, match="variance='corrected' divides by n − 1"):
         recompute(model, [batch((4, 3)), batch((1, 3))], variance="corrected")
-    assert_same_state(model, before)
+    assert_same_values(model, before)
 
 
 @pytest.mark.parametrize("variance", ["biased", None, "Pooled"])
@@ -316,10 +308,10 @@ def test_each_domain_is_recomputed_from_its_own_examples_wherever_they_are(batch
 
 def test_a_domain_that_no_batch_holds_is_refused_and_nothing_changes(batch):
     model, layer = domain_model()
-    before = state(model)
+    before = values(model)
     with pytest.raises(ValueError, match=f"not finite in layer '{layer.name}'"):
         recompute(model, [(batch((4, 3)), np.ones(4, "int32"))])
-    assert_same_state(model, before)
+    assert_same_values(model, before)
 
 
 def test_an_update_of_the_callers_own_is_put_back(batch):

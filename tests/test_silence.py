@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from layers_under_test import CASES, assert_same_state, batch_of, state
+from helpers import assert_same_state, batch_of, state
+from layers_under_test import CASES
 
 import bnref
 from bnref import _backend, folding, layers, population, training

@@ -1,7 +1,6 @@
 """The symptom finder's extension, on a small site of its own."""
 
 import io
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 HOME = """
 Home

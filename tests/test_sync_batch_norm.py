@@ -7,27 +7,23 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
-    CASES,
-    CLIPPED,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
-    Job,
     assert_all_close,
     batch_of,
-    on_replicas,
     output_and_gradients,
-    some_steps,
     state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from layers_under_test import CASES, CLIPPED, Job, on_replicas, some_steps
 
 from bnref import functional
 
-EPSILON = 0.02
 UNEQUAL = [5, 2, 9]
 
 
@@ -85,8 +81,8 @@ for name in KEPT:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    results = on_replicas(list(JOBS.values()), tmp_path_factory.mktemp("sync"))
+def ran():
+    results = on_replicas(list(JOBS.values()))
     return dict(zip(JOBS, results, strict=True))
 
 
@@ -102,6 +98,7 @@ def assert_population_is_of(states, x, rtol=1e-5):
             np.testing.assert_array_equal(value, states[0][name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, tolerance", [("unequal", 2e-4), ("float64", 1e-12), ("one", 2e-4)]
 )  # fmt: skip
@@ -119,6 +116,7 @@ def test_every_replica_has_the_outputs_gradients_and_state_of_the_global_batch(
     assert_population_is_of(states, np.concatenate(job.batches), rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["far", "pooled, far"])
 def test_the_variance_keeps_its_digits_at_a_mean_of_ten_thousand_deviations(ran, name):
     job, (results, states) = JOBS[name], ran[name]
@@ -133,6 +131,7 @@ def test_the_variance_keeps_its_digits_at_a_mean_of_ten_thousand_deviations(ran,
             np.testing.assert_allclose(y, wanted, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_half_precision_replicas_share_float32_statistics(ran):
     job, (results, states) = JOBS["half"], ran["half"]
     assert results[0][0].dtype == results[0][1].dtype == "float16"
@@ -140,6 +139,7 @@ def test_half_precision_replicas_share_float32_statistics(ran):
     assert_population_is_of(states, np.concatenate(job.batches), 1e-5)
 
 
+@pytest.mark.slow
 def test_with_masks_the_replicas_share_the_steps_that_are_there(ran):
     """One replica has a single step, so that equal weights would show."""
     job, (results, states) = JOBS["masked"], ran["masked"]
@@ -157,6 +157,7 @@ def test_with_masks_the_replicas_share_the_steps_that_are_there(ran):
     assert_population_is_of(states, np.concatenate(kept))
 
 
+@pytest.mark.slow
 def test_with_renormalization_r_and_d_are_those_of_the_global_batch(ran):
     job, (results, states) = JOBS["renorm"], ran["renorm"]
     x = np.concatenate(job.batches)
@@ -173,6 +174,7 @@ def test_with_renormalization_r_and_d_are_those_of_the_global_batch(ran):
     assert [int(own["steps"]) for own in states] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_pooled_replicas_normalize_by_their_own_batch_and_remember_the_global_one(ran):
     """The global variance holds the variance of the replicas' means, which no replica's own has."""
     job, (results, states) = JOBS["pooled"], ran["pooled"]
@@ -186,6 +188,7 @@ def test_pooled_replicas_normalize_by_their_own_batch_and_remember_the_global_on
     assert np.all(np.abs(total / within - 1) > 0.05)
 
 
+@pytest.mark.slow
 def test_pooled_masked_replicas_weigh_by_the_steps_that_are_there(ran):
     job, (_, states) = JOBS["pooled, masked"], ran["pooled, masked"]
     kept = [x[w["mask"]] for x, w in zip(job.batches, job.whose, strict=True)]
@@ -232,6 +235,7 @@ def test_with_one_replica_and_outside_of_any_the_moments_are_passed_through(batc
         assert functional.over_replicas(moments) is moments
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_replicas_weighs_them_alike_and_leaves_out_what_lies_between(ran):
     job, (results, states) = JOBS["mean"], ran["mean"]
     own = [reference.moments(x) for x in job.batches]
@@ -245,6 +249,7 @@ def test_the_mean_of_the_replicas_weighs_them_alike_and_leaves_out_what_lies_bet
         np.testing.assert_allclose(own[0], y, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sync, empty", "pooled, empty", "masked, empty"])
 def test_a_replica_without_an_example_weighs_nothing_among_the_others(ran, name):
     """Its outputs and gradients have no example either, and its state is that of the others."""
@@ -270,6 +275,7 @@ def test_a_replica_without_an_example_weighs_nothing_among_the_others(ran, name)
         assert_all_close(actual, [wanted_y, wanted_dx, *sums], rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_replicas_leaves_out_one_without_an_example(ran):
     job, (_, states) = JOBS["mean, empty"], ran["mean, empty"]
     own = [reference.moments(job.batches[i]) for i in (0, 2)]
@@ -283,6 +289,7 @@ def test_the_mean_of_the_replicas_leaves_out_one_without_an_example(ran):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEPT)
 def test_a_replica_without_an_example_remembers_nothing_and_the_others_as_ever(ran, name):
     results, states = ran[f"{name}, empty"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from helpers import BETA, GAMMA
 
 from bnref.tf1 import (
     METHODS,
@@ -20,8 +21,8 @@ from bnref.tf1 import (
     training_step,
 )
 
+pytestmark = pytest.mark.slow
 v1 = tf.compat.v1
-GAMMA, BETA = [1.5, -0.7, 0.2], [0.3, 2.0, -4.0]
 CLOSE = {"rtol": 3e-5, "atol": 3e-5}
 EPSILON = {1: 1e-5, 2: 1e-3, 3: 1e-3, 4: 1e-3}
 AVERAGES = {

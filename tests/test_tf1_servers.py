@@ -9,6 +9,7 @@ import tensorflow as tf
 from bnref.tf1 import separate_memory, session, tensorflow_1
 from bnref.tf1._servers import servers
 
+pytestmark = pytest.mark.slow
 v1 = tf.compat.v1
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import CLOSE
 
 from bnref.tf1 import (
     average_gradients,
@@ -13,7 +14,6 @@ from bnref.tf1 import (
 )
 
 v1 = tf.compat.v1
-CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 VARIABLES, *TOWERS = (f"/device:CPU:{number}" for number in range(4))
 DESCENT = v1.train.GradientDescentOptimizer
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from layers_under_test import batch_of
+from helpers import batch_of
 
 from bnref import layers
 

@@ -12,6 +12,8 @@ from bnref import BatchNorm
 from bnref.training import Run, evaluate, shuffled_batches, train
 from bnref_gallery.models import perceptron, two_convolutions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def separable(batch):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layers_under_test import in_new_process
+from helpers import in_new_process
 from replicas_training import LAYERS, OTHER, Y
 
+pytestmark = pytest.mark.slow
 SEVERAL = pytest.mark.parametrize("replicas", [2, 3])
 
 

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from layers_under_test import CASES, Case, assert_same_state, batch_of, in_new_process, state
+from helpers import (
+    assert_same_state,
+    assert_same_values,
+    batch_of,
+    result_in_new_process,
+    state,
+    strategy_of,
+    values,
+)
+from layers_under_test import CASES, Case
 
 import bnref
-from bnref import population
+from bnref import devices, population
 
 MOMENTUM = 0.6
 NORMS = {
@@ -29,15 +38,6 @@ def model_with(norm):
     return model
 
 
-def values(model):
-    return [np.array(each) for each in model.weights]
-
-
-def assert_unmoved(model, before):
-    for actual, expected in zip(values(model), before, strict=True):
-        np.testing.assert_array_equal(actual, expected)
-
-
 @pytest.fixture(params=NORMS)
 def model(request):
     return model_with(NORMS[request.param]())
@@ -47,7 +47,7 @@ def test_a_pass_within_normalizes_by_the_batch_and_moves_nothing(model):
     x, before = batch_of((6, 3)), values(model)
     with population.unchanged(model):
         within = model(x, training=True).numpy()
-    assert_unmoved(model, before)
+    assert_same_values(model, before)
     np.testing.assert_array_equal(within, model(x, training=True))
     assert any(not np.array_equal(a, b) for a, b in zip(values(model), before, strict=True))
 
@@ -58,7 +58,7 @@ def test_it_may_be_nested_and_ends_with_the_outermost(model):
         with population.unchanged(model):
             model(x, training=True)
         model(x, training=True)
-        assert_unmoved(model, before)
+        assert_same_values(model, before)
     model(x, training=True)
     assert any(not np.array_equal(a, b) for a, b in zip(values(model), before, strict=True))
 
@@ -74,7 +74,7 @@ def test_within_a_traced_function_it_holds_in_every_call(model):
 
     for seed in range(3):
         step(batch_of((6, 3), seed))
-    assert_unmoved(model, before)
+    assert_same_values(model, before)
 
 
 def test_a_function_that_was_traced_outside_is_named_and_undone(model):
@@ -84,7 +84,7 @@ def test_a_function_that_was_traced_outside_is_named_and_undone(model):
     with pytest.raises(RuntimeError, match="moved within unchanged.model."):  # noqa: SIM117
         with population.unchanged(model):
             traced(batch_of((6, 3), 1))
-    assert_unmoved(model, before)
+    assert_same_values(model, before)
 
 
 def test_an_error_within_is_passed_on_and_the_population_moves_again(model):
@@ -128,6 +128,7 @@ def test_a_model_without_a_norm_is_refused():
 # Passes that are recomputed to save memory.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_recomputed_pass_is_remembered_once(name, graph):
@@ -165,29 +166,29 @@ def test_a_remat_scope_remembers_once_and_keras_layer_twice():
     np.testing.assert_allclose(found["Keras"], 1 - MOMENTUM**2, rtol=1e-5)
 
 
-REPLICAS = """
-import numpy as np, tensorflow as tf, keras, bnref
-from bnref import devices, population
-devices.configure(cpus=2)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-for norm in (bnref.BatchNorm, bnref.SyncBatchNorm, keras.layers.BatchNormalization):
-    with strategy.scope():
-        layer = norm(momentum=0.5)
-        layer.build((None, 1))
-    def on_replica():
-        index = tf.distribute.get_replica_context().replica_id_in_sync_group
-        x = tf.constant([[[0.0], [2.0]], [[10.0], [12.0]]])[int(tf.get_static_value(index))]
-        with population.unchanged(layer):
-            layer(x, training=True)
-        return layer.moving_mean.value.read_value()
-    for run in (strategy.run, tf.function(strategy.run)):
-        means = strategy.experimental_local_results(run(on_replica))
-        assert all(float(mean[0]) == 0 for mean in means), (norm, means)
-print("nothing moved")
-"""
+def means_on_replicas():
+    """The means that two replicas remember after a pass that is not, by layer and mode."""
+    devices.configure(cpus=2)
+    strategy, found = strategy_of(2), {}
+    for norm in (bnref.BatchNorm, bnref.SyncBatchNorm, keras.layers.BatchNormalization):
+        with strategy.scope():
+            layer = norm(momentum=0.5)
+            layer.build((None, 1))
+
+        def on_replica(layer=layer):
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group
+            x = tf.constant([[[0.0], [2.0]], [[10.0], [12.0]]])[int(tf.get_static_value(index))]
+            with population.unchanged(layer):
+                layer(x, training=True)
+            return layer.moving_mean.value.read_value()
+
+        for mode, run in {"eager": strategy.run, "graph": tf.function(strategy.run)}.items():
+            means = strategy.experimental_local_results(run(on_replica))
+            found[norm.__name__, mode] = [float(mean[0]) for mean in means]
+    return found
 
 
-def test_on_replicas_no_population_moves(tmp_path):
-    script = tmp_path / "replicas.py"
-    script.write_text(REPLICAS)
-    assert "nothing moved" in in_new_process(str(script))
+@pytest.mark.slow
+def test_on_replicas_no_population_moves():
+    found = result_in_new_process(means_on_replicas)
+    assert len(found) == 6 and set(map(tuple, found.values())) == {(0.0, 0.0)}, found

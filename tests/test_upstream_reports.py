@@ -14,7 +14,6 @@ import pytest
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 import defects  # noqa: E402  (it lies in the site's folder of extensions)
 

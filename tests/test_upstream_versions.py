@@ -3,7 +3,6 @@
 import io
 import re
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "docs" / "_ext"), str(ROOT / "gallery" / "results")]
 
 import run_upstream_versions as sweep  # noqa: E402  (they lie in folders of their own)
 import versions as extension  # noqa: E402

@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 import reference
-from hypothesis import given
-from hypothesis import strategies as st
-from layers_under_test import (
+from helpers import (
     BETA,
+    BOTH,
     CLOSE,
+    EPSILON,
     GAMMA,
     MEAN,
     VARIANCE,
@@ -24,12 +24,12 @@ from layers_under_test import (
     state,
     with_state,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bnref import BatchNorm, ExampleWeighingBatchNorm, FrozenBatchNorm, UntrackedBatchNorm
 
-EPSILON = 0.02
 POPULATION = np.array(MEAN), np.array(VARIANCE)
-BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 
 
 def of(kind, **options):
@@ -136,6 +136,7 @@ def test_the_weight_can_be_set_after_training_and_is_saved(batch):
     assert again.example_weight == layer.get_config()["example_weight"] == 0.1
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
 def test_weight_zero_is_batch_norm_at_inference(examples, positions, seed):
     x, dy = (batch_of((examples, positions, 3), each) for each in (seed, seed + 1))

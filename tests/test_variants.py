@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from layers_under_test import (
+from helpers import (
     BETA,
-    CASES,
+    BOTH,
     CLOSE,
     GAMMA,
     MEAN,
     VARIANCE,
-    Job,
     assert_all_close,
     assert_same_state,
+    batch_of,
     central_differences,
-    on_replicas,
     output_and_gradients,
     state,
 )
+from layers_under_test import CASES, Job, on_replicas
 
 from bnref import layers
 
@@ -45,7 +45,6 @@ def averaged(batches):
 GLOBAL = {
     "PooledBatchNorm": together, "ReplicaMeanBatchNorm": averaged, "SyncBatchNorm": together
 }  # fmt: skip
-BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 
 
 @pytest.fixture(params=CASES)
@@ -54,16 +53,14 @@ def case(request):
 
 
 @pytest.fixture(scope="module")
-def replicated(tmp_path_factory, every_layer_on_two_replicas):
+def replicated(every_layer_on_two_replicas):
     """What two replicas with unequal batches have after one step, by the name of the layer."""
-    results = on_replicas(list(every_layer_on_two_replicas.values()), tmp_path_factory.mktemp("r"))
+    results = on_replicas(list(every_layer_on_two_replicas.values()))
     return dict(zip(CASES, results, strict=True))
 
 
 @pytest.fixture(scope="module")
 def every_layer_on_two_replicas():
-    from layers_under_test import batch_of
-
     batches = [batch_of((4, 2, 3)), batch_of((6, 2, 3), 5)]
     gradients = [batch_of((4, 2, 3), 7), batch_of((6, 2, 3), 8)]
     return {
@@ -77,6 +74,7 @@ def test_every_layer_of_the_package_is_under_test():
     assert all(case.kind is getattr(layers, name) for name, case in CASES.items())
 
 
+@pytest.mark.slow
 @BOTH
 def test_gradients_are_those_of_central_differences_of_the_layer_itself(batch, case, training):
     """In float64. Renormalization counts its r and d as constants, which differences do not: see
@@ -99,6 +97,7 @@ def test_gradients_are_those_of_central_differences_of_the_layer_itself(batch, c
     assert_all_close(actual, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("shape", [(6, 3), (6, 1, 4, 3), (6, 2, 2, 1, 3)])
 def test_positions_on_several_axes_are_positions_on_one(batch, case, shape, training):
@@ -180,6 +179,7 @@ def test_a_float64_layer_is_float64_throughout(batch, case, training):
         assert np.any(np.float32(each) != np.array(each))
 
 
+@pytest.mark.slow
 @BOTH
 def test_graph_and_compiled_graph_of_any_batch_size_do_what_eager_execution_does(
     batch, case, training
@@ -212,6 +212,7 @@ def test_graph_and_compiled_graph_of_any_batch_size_do_what_eager_execution_does
         assert_all_close(state(layer).values(), state(eager).values())
 
 
+@pytest.mark.slow
 def test_on_two_replicas_each_has_its_own_batch_and_state_or_the_global_one(
     case, replicated, every_layer_on_two_replicas
 ):
@@ -303,6 +304,7 @@ def test_a_batch_without_variance_comes_out_as_beta(case, shape):
     np.testing.assert_allclose(np.sum(dbeta), 3 * np.ones(shape)[read].size / 3, rtol=1e-5)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_spoils_its_channel_and_no_other(batch, case, poison, training):

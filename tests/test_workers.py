@@ -19,6 +19,7 @@ from bnref.workers import _rendezvous as rendezvous
 from bnref.workers.__main__ import main
 from bnref.workers._launcher import _free_ports
 
+pytestmark = pytest.mark.slow
 ADDRESSES = ("host-a:1", "host-b:2", "host-c:3")
 LIMIT = 60  # seconds, for the day a wait does not end
 ENOUGH = 5  # seconds for threads to find one another, on a busy machine too

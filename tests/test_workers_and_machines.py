@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from helpers import QUIET
 
 from bnref import workers
 from bnref.workers import _launcher as launcher
 
+pytestmark = pytest.mark.slow
 WORKER = str(Path(__file__).with_name("worker.py"))
-ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 LIMIT = 180  # seconds, a safety net
 
 # As on machines that do not see the same disk: each worker's folder ends with its number.
@@ -30,10 +31,10 @@ def test_checkpoints_that_not_all_workers_see_are_refused_by_all(tmp_path, capfd
     script.write_text(APART)
     subprocess.run(
         [sys.executable, WORKER, f"{folder}0", "none"], check=True, capture_output=True,
-        env={**os.environ, **ENVIRONMENT}, timeout=LIMIT,
+        env={**os.environ, **QUIET}, timeout=LIMIT,
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="worker [01] ended with status 1; worker [01] ended wi"):
-        workers.start(script, 2, str(folder), timeout=LIMIT, environment=ENVIRONMENT)
+        workers.start(script, 2, str(folder), timeout=LIMIT, environment=QUIET)
     said = "".join(capfd.readouterr())
     for index in range(2):
         message = f"checkpoints must be in a folder that all workers see; {folder}{index} has the"

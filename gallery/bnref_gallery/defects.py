@@ -45,7 +45,7 @@ def defect(name: str, shows: bool, *, seen_on: Mapping, fixed_in: str | None = N
     package, seen = _check(name, shows, seen_on, fixed_in)
     installed = _installed(package)
     known = fixed_in is not None
-    expected = not known or Version(installed) < Version(fixed_in)
+    expected = fixed_in is None or Version(installed) < Version(fixed_in)
     words, here = name.replace("_", " "), f"{package} {installed}"
     if shows and not expected:
         raise AssertionError(

@@ -15,7 +15,7 @@ from bnref import devices
 
 __all__ = ["at_scale", "cores", "describe", "scale"]
 
-Value = TypeVar("Value")
+T = TypeVar("T")
 
 
 def describe() -> str:
@@ -68,7 +68,7 @@ def scale() -> str:
     return wanted
 
 
-def at_scale(*, quick: Value, full: Value) -> Value:
+def at_scale(*, quick: T, full: T) -> T:
     """Return the one of the two values that belongs to the present `scale`.
 
     Examples

@@ -9,7 +9,7 @@ __all__ = ["interleaved_medians"]
 
 
 def interleaved_medians(
-    functions: Mapping[str, Callable], *args, rounds: int = 41, warm_up: int = 3
+    functions: Mapping[str, Callable], *args: object, rounds: int = 41, warm_up: int = 3
 ) -> dict[str, float]:
     """Median seconds of each function; each runs once a round, so a disturbance meets all alike.
 
@@ -38,7 +38,7 @@ def interleaved_medians(
         raise ValueError(
             f"rounds must be at least 1 and warm_up 0; received {rounds!r} and {warm_up!r}"
         )
-    seconds = {name: [] for name in functions}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(warm_up + rounds):
         for name, function in functions.items():
             started = time.perf_counter()

@@ -16,25 +16,25 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "upstream"
 LIMIT = 120  # seconds, for the day a program hangs
 
 
-def paths():
+def paths() -> dict[str, Path]:
     """The reports by name."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.md"))}
 
 
-def block(name, language):
+def block(name: str, language: str) -> str:
     """The one block of code in this language, of a report."""
     text = paths()[name].read_text("utf-8")
     (found,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
     return found
 
 
-def for_tf_keras(program):
+def for_tf_keras(program: str) -> str:
     """The program for Keras 2, whose weights are TensorFlow's variables themselves."""
     program = program.replace("import keras\n", "import tf_keras as keras\n")
     return program.replace(".value)", ")")
 
 
-def packages(name):
+def packages(name: str) -> tuple[str, ...]:
     """The packages of which a report is tried version by version."""
     if "import keras\n" not in block(name, "python"):
         return ("tensorflow",)
@@ -42,7 +42,7 @@ def packages(name):
     return ("keras", "tf_keras") if spoken_of else ("keras",)
 
 
-def printed(program, folder, limit=LIMIT, first=None):
+def printed(program: str, folder: Path, limit: float = LIMIT, first: Path | None = None) -> str:
     """What a program prints, in a group of processes of its own, of which none may be left.
 
     Where `first` is given, packages are looked for in that folder before all others. A program
@@ -70,7 +70,7 @@ def printed(program, folder, limit=LIMIT, first=None):
     return output
 
 
-def end(process):
+def end(process: subprocess.Popen) -> bool:
     """End whatever is alive of a program and of what it started; whether there was anything."""
     try:
         os.killpg(process.pid, signal.SIGKILL)

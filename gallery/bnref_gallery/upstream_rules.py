@@ -17,7 +17,7 @@ SHOWS, GONE, ELSE, FAILS = RESULTS = (
 )
 
 
-def judged(name, output):
+def judged(name: str, output: str) -> tuple[str, str]:
     """One of the first three of `RESULTS` for what a program printed, and a few words."""
     try:
         shows, words = RULES[name](output)

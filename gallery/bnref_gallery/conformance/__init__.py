@@ -52,7 +52,7 @@ BEHAVIOURS = {
 }
 
 
-def measured(implementation, behaviour):
+def measured(implementation: str, behaviour: str) -> Cell:
     """Measure one cell.
 
     Parameters

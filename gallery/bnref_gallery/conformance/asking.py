@@ -91,27 +91,28 @@ class Outcome(NamedTuple):
 class Implementation:
     """One row of the table; a subclass says how a `Step` is run."""
 
-    modules = ()  # what must be installed besides bnref's own dependencies
-    distributions = ()  # whose versions are recorded
+    modules: tuple[str, ...] = ()  # what must be installed besides bnref's own dependencies
+    distributions: tuple[str, ...] = ()  # whose versions are recorded
     momentum, epsilon = "momentum", "epsilon"  # the names of the arguments
     weighs_new = False  # what the argument weighs: for `new`; the probe of momentum measures it
     synchronized = False  # asked on two replicas then, half of the batch on each
     saves = True
-    half = {}  # noqa: RUF012  (options for float16)
-    double = {}  # noqa: RUF012  (options for parts of float64)
-    cures = {}  # noqa: RUF012  (options that mend a variance that cancels)
-    switches = {}  # noqa: RUF012  (name: whether it is said to the layer, "layer", or in a "call")
+    half: dict = {}  # noqa: RUF012  (options for float16)
+    double: dict = {}  # noqa: RUF012  (options for parts of float64)
+    cures: dict = {}  # noqa: RUF012  (options that mend a variance that cancels)
+    # By name: whether it is said to the layer, "layer", or in a "call".
+    switches: dict[str, str] = {}  # noqa: RUF012
     note = ""  # put before every value
 
-    def missing(self):
+    def missing(self) -> str | None:
         """The first module that is needed and not installed, or None."""
         return next((m for m in self.modules if importlib.util.find_spec(m) is None), None)
 
-    def versions(self):
+    def versions(self) -> str:
         """The versions it is measured on, such as ``"flax 0.12.8, jax 0.10.2"``."""
         return ", ".join(f"{name} {metadata.version(name)}" for name in self.distributions)
 
-    def options(self, step):
+    def options(self, step: Step) -> dict:
         """The arguments that a step asks for."""
         named = {**(self.half if step.half else {}), **step.options}
         if step.parts[0].dtype == np.float64:
@@ -122,12 +123,12 @@ class Implementation:
             named[self.epsilon] = step.epsilon
         return named
 
-    def run(self, step):
+    def run(self, step: Step) -> Outcome:
         """Return the `Outcome` of a `Step`."""
         raise NotImplementedError
 
 
-def said(error):
+def said(error: Exception) -> str:
     """An error in one line; of Keras's, which are framed by the call's arguments, the message."""
     text = str(error).partition("\x1b[1m")[2].partition("\x1b[0m")[0] or str(error)
     return f"{type(error).__name__}: {' '.join(text.split())[:200]}"

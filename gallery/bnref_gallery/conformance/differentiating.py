@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from bnref_gallery.conformance.asking import ABSENT, AGREES, REFUSALS, WRONG, Cell, Step, said
+from bnref_gallery.conformance.asking import (
+    ABSENT,
+    AGREES,
+    REFUSALS,
+    WRONG,
+    Cell,
+    Implementation,
+    Step,
+    said,
+)
 from bnref_gallery.conformance.formula import differentiated_along, far, joined, size, spread
 
 __all__ = ["second_derivatives"]
@@ -12,7 +21,7 @@ X, WEIGHTS, DIRECTION = np.random.default_rng(5).normal(1, [2, 1, 5], (3, 6, 1, 
 ALLOWED = {"float64": 1e-6, "float32": 1e-3}
 
 
-def second_derivatives(implementation):
+def second_derivatives(implementation: Implementation) -> Cell:
     """Is the derivative right when it is differentiated again, as a gradient penalty does?
 
     The gradient of Σ w tanh(y) by x is differentiated along a random direction, in training mode:

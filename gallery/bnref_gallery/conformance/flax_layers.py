@@ -1,8 +1,10 @@
 """The layers of Flax; replicas are those of `jax.pmap`, as its documentation shows them."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from bnref_gallery.conformance.asking import Implementation, Outcome
+from bnref_gallery.conformance.asking import Implementation, Outcome, Step
 
 __all__ = ["FlaxLinen", "FlaxNnx"]
 
@@ -19,7 +21,7 @@ class FlaxLayer(Implementation):
     modules, distributions = ("flax", "jax"), ("flax", "jax")
     cures = {"use_fast_variance": False}  # noqa: RUF012
 
-    def __init__(self, *, synchronized=False):
+    def __init__(self, *, synchronized: bool = False) -> None:
         self.synchronized = synchronized
         self.given = {"axis_name": "replicas"} if synchronized else {}
 
@@ -30,11 +32,11 @@ class FlaxLayer(Implementation):
         """Parameters and statistics stay in float32."""
         return {"dtype": "float16"}
 
-    def options(self, step):
+    def options(self, step: Step) -> dict:
         """Those of the step, and the name of the axis to synchronize over."""
         return {**self.given, **super().options(step)}
 
-    def run(self, step):
+    def run(self, step: Step) -> Outcome:
         """Train under `pmap`, or on one device without; with 64 bits where the parts have them."""
         import jax
 
@@ -43,7 +45,7 @@ class FlaxLayer(Implementation):
         with jax.enable_x64(step.parts[0].dtype == np.float64):
             return self.trained(step)
 
-    def trained(self, step):
+    def trained(self, step: Step) -> Outcome:
         """What a step leaves, as arrays of NumPy."""
         import jax
 
@@ -61,7 +63,7 @@ class FlaxLayer(Implementation):
         else:
             found = jax.pmap(replica, axis_name="replicas")(given)
         found = {name: None if v is None else np.array(v) for name, v in found.items()}
-        state = [one_of(found[name]) for name in ("mean", "variance")]
+        mean, variance = (one_of(found[name]) for name in ("mean", "variance"))
         y, dx, along = (
             None
             if found[name] is None
@@ -69,9 +71,10 @@ class FlaxLayer(Implementation):
             for name in ("y", "dx", "along")
         )
         evaluated = found["evaluated"]
-        return Outcome(y, dx, *state, None if evaluated is None else list(evaluated), along)
+        evaluated = None if evaluated is None else list(evaluated)
+        return Outcome(y, dx, mean, variance, evaluated, along)
 
-    def replica(self, step):
+    def replica(self, step: Step) -> Callable:
         """A function of a dict with x, dy and mask that returns a replica's arrays as a dict."""
         raise NotImplementedError
 
@@ -81,7 +84,7 @@ class FlaxLinen(FlaxLayer):
 
     switches = {"BatchNorm(use_running_average=True)": "layer"}  # noqa: RUF012
 
-    def replica(self, step):
+    def replica(self, step: Step) -> Callable:
         """Apply it, with `batch_stats` mutable."""
         import jax
         from flax import linen
@@ -120,7 +123,7 @@ class FlaxNnx(FlaxLayer):
         "layer.eval() after every model.train()": "call",
     }
 
-    def replica(self, step):
+    def replica(self, step: Step) -> Callable:
         """Split it into its definition and state, and put it together on each replica."""
         import jax
         from flax import nnx

@@ -2,10 +2,11 @@
 
 import importlib
 import tempfile
+from typing import Any
 
 import tensorflow as tf
 
-from bnref_gallery.conformance.asking import Implementation, Outcome
+from bnref_gallery.conformance.asking import Implementation, Outcome, Step
 from bnref_gallery.conformance.replicas import differentiated_along, everywhere, strategy_of
 
 __all__ = ["KerasLayer"]
@@ -21,12 +22,14 @@ class KerasLayer(Implementation):
     double = {"dtype": "float64"}  # noqa: RUF012
     switches = {"trainable=False": "layer", "training=False": "call"}  # noqa: RUF012
 
-    def __init__(self, distribution, path, *, library="keras", **given):
+    def __init__(
+        self, distribution: str, path: str, *, library: str = "keras", **given: Any
+    ) -> None:
         self.distributions = (distribution, "tensorflow")
         self.path, self.library, self.given = path, library, given
         self.synchronized = given.get("synchronized", path.endswith(".SyncBatchNorm"))
 
-    def run(self, step):
+    def run(self, step: Step) -> Outcome:
         """Train by `strategy.run` under `tf.function`, or eagerly on one device."""
         library = importlib.import_module(self.library)
         module, _, name = self.path.rpartition(".")

@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from bnref_gallery.conformance.asking import AGREES, DIFFERS, REFUSALS, WRONG, Cell, Step, said
+from bnref_gallery.conformance.asking import (
+    AGREES,
+    DIFFERS,
+    REFUSALS,
+    WRONG,
+    Cell,
+    Implementation,
+    Step,
+    said,
+)
 from bnref_gallery.conformance.formula import far, gradient, joined, moments, size, spread, stretch
 
 __all__ = ["epsilon", "float16", "gradients", "large_mean", "one_value"]
@@ -10,7 +19,7 @@ __all__ = ["epsilon", "float16", "gradients", "large_mean", "one_value"]
 RANDOM = np.random.default_rng(2).standard_normal((64, 2, 2, 32))
 
 
-def epsilon(implementation):
+def epsilon(implementation: Implementation) -> Cell:
     """How large is ε by default, and where does it stand?
 
     Two batches of ±0.01 and ±0.1 are trained on with the default. Under the root the factor is
@@ -35,7 +44,7 @@ def epsilon(implementation):
     return Cell(verdict, f"{found:.1g}, {place}", details)
 
 
-def one_value(implementation):
+def one_value(implementation: Implementation) -> Cell:
     """What comes of a batch with one value a channel?
 
     One example of one pixel is trained on, at a weight of 0.5; a synchronized implementation gets
@@ -60,7 +69,7 @@ def one_value(implementation):
     return Cell(AGREES, f"y = {'±1' if len(parts) > 1 else 'β'}, remembers {kept:.3g}", details)
 
 
-def large_mean(implementation):
+def large_mean(implementation: Implementation) -> Cell:
     """How far off is the variance where the mean is 10,000 σ, in float32?
 
     Inputs of mean 10,000 and σ 1, 256 values for each of 32 channels, at a weight of 1. The
@@ -90,7 +99,7 @@ def variance_error(implementation, x, options):
     return max(np.abs(used / true - 1).max(), np.abs(kept - 1).max(-1).min())
 
 
-def float16(implementation):
+def float16(implementation: Implementation) -> Cell:
     """In float16: of which types are outputs and statistics, and does σ = 30 overflow?
 
     float16 inputs of σ 30, 256 values a channel: their squares add up to 230,000, and float16 ends
@@ -114,7 +123,7 @@ def float16(implementation):
     return Cell(AGREES if variance.dtype == np.float32 else DIFFERS, value, details)
 
 
-def gradients(implementation):
+def gradients(implementation: Implementation) -> Cell:
     """How far is the gradient with respect to x from float64's?
 
     Inputs of σ 1 and a random dy, 256 values a channel: centred, and with a mean of 100. The

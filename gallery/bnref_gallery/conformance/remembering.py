@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from bnref_gallery.conformance.asking import ABSENT, AGREES, DIFFERS, REFUSALS, WRONG, Cell, Step
+from bnref_gallery.conformance.asking import (
+    ABSENT,
+    AGREES,
+    DIFFERS,
+    REFUSALS,
+    WRONG,
+    Cell,
+    Implementation,
+    Step,
+)
 from bnref_gallery.conformance.formula import far, joined, moments, normalized, size, spread
 
 __all__ = ["momentum", "saved", "variance_kept"]
@@ -11,7 +20,7 @@ BATCH = np.random.default_rng(1).normal([3, -1, 7], [2, 1, 5], (8, 1, 1, 3)).ast
 CLOSE = 1e-3
 
 
-def momentum(implementation):
+def momentum(implementation: Implementation) -> Cell:
     """Which value does the argument weigh, the old or the new, and how much by default?
 
     One batch is trained on, from a mean of 0: what is remembered over the batch's mean is the
@@ -37,7 +46,7 @@ def momentum(implementation):
     return Cell(verdict, f"weighs the {side}; {shown:.3g}", details)
 
 
-def variance_kept(implementation):
+def variance_kept(implementation: Implementation) -> Cell:
     """Is the variance that is remembered the biased one, or times n/(n − 1)?
 
     One batch of 8 values a channel is trained on, so that n/(n − 1) is 1.143: as images of one
@@ -75,7 +84,7 @@ def kind(ratio):
     )
 
 
-def saved(implementation):
+def saved(implementation: Implementation) -> Cell:
     """What is saved after replicas that saw different data?
 
     Two replicas see one batch each, of means some σ apart, at a weight of 0.5. The model is saved

@@ -1,6 +1,7 @@
 """Replicas of TensorFlow: the same function on each, on logical CPU devices where no GPUs are."""
 
 import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -10,12 +11,12 @@ __all__ = ["differentiated_along", "everywhere", "strategy_of"]
 
 
 @functools.cache
-def strategy_of(count):
+def strategy_of(count: int) -> tf.distribute.Strategy:
     """One strategy for each number of replicas; the default one, without replicas, for 1."""
     return training.strategy(count)
 
 
-def everywhere(function, *columns):
+def everywhere(function: Callable, *columns: list | None) -> list[list]:
     """Call the function on each replica with its entry of each column; None stays None.
 
     Returns a list for each of the function's results, with one array a replica.
@@ -37,7 +38,9 @@ def everywhere(function, *columns):
     return [[_array(each) for each in local(result)] for result in results]
 
 
-def differentiated_along(function, x, weights, direction):
+def differentiated_along(
+    function: Callable, x: tf.Tensor, weights: tf.Tensor, direction: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """y, and the gradient of Σ weights · tanh(y) by x, differentiated along a direction."""
     with tf.GradientTape() as outer:
         outer.watch(x)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import tf1
-from bnref_gallery.conformance.asking import Implementation, Outcome
+from bnref_gallery.conformance.asking import Implementation, Outcome, Step
 from bnref_gallery.conformance.replicas import differentiated_along, everywhere
 
 __all__ = ["FusedBatchNorm", "LayersFunction"]
@@ -24,7 +24,7 @@ class LayersFunction(Implementation):
     distributions = ("tf_keras", "tensorflow")
     switches = {"trainable=False": "layer", "training=False": "call"}  # noqa: RUF012
 
-    def run(self, step):
+    def run(self, step: Step) -> Outcome:
         """Build the towers, run one step of all, save, and evaluate in each tower."""
         with tf1.tensorflow_1(resource_variables=True), v1.Session() as session:
             x = [tf.constant(part) for part in step.parts]
@@ -47,7 +47,7 @@ class LayersFunction(Implementation):
             evaluated = step.then is not None and session.run(self.inference(step))
             return Outcome(y, dx or None, mean, variance, evaluated or None, along or None)
 
-    def tower(self, index, x, step):
+    def tower(self, index: int, x: tf.Tensor, step: Step) -> tf.Tensor:
         """The layer in training, with the variables of the first tower."""
         options = self.options(step)
         if step.masks is not None:
@@ -57,7 +57,7 @@ class LayersFunction(Implementation):
         training = step.switch != "training=False"
         return normalized(x, training=training, reuse=index > 0, **options)
 
-    def inference(self, step):
+    def inference(self, step: Step) -> list[tf.Tensor]:
         """Each tower's outputs at inference: by the variables that all of them share."""
         x, options = tf.constant(step.then), self.options(step)
         return [normalized(x, training=False, reuse=True, **options) for _ in step.parts]
@@ -87,7 +87,7 @@ class FusedBatchNorm(Implementation):
     momentum, weighs_new, saves = "exponential_avg_factor", True, False
     switches = {"is_training=False": "call"}  # noqa: RUF012
 
-    def run(self, step):
+    def run(self, step: Step) -> Outcome:
         """Call it on each replica; the averages of the first are those that are returned."""
         channels = step.parts[0].shape[-1]
         one, zero = tf.ones(channels), tf.zeros(channels)

@@ -29,7 +29,7 @@ class TorchLayer(Implementation):
         "layer.eval() after every model.train()": "call",
     }
 
-    def __init__(self, layer):
+    def __init__(self, layer: str) -> None:
         self.layer = layer
 
     @functools.cached_property
@@ -48,7 +48,7 @@ class TorchLayer(Implementation):
         alone = self.layer == "SyncBatchNorm" and not self.missing() and not self.synchronized
         return "one process: " if alone else ""
 
-    def run(self, step):
+    def run(self, step: Step) -> Outcome:
         """Train, in as many processes as there are parts."""
         job = {**step._asdict(), "layer": self.layer, "options": self.options(step)}
         with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ __all__ = ["step"]
 SECONDS = 60  # a process whose peer is gone gives up after so long
 
 
-def step(job, rank=0, count=1):
+def step(job: dict, rank: int = 0, count: int = 1) -> dict:
     """The outputs of one replica, as a dict of arrays, channels last."""
     import torch
 

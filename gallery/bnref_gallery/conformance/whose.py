@@ -9,6 +9,7 @@ from bnref_gallery.conformance.asking import (
     REFUSALS,
     WRONG,
     Cell,
+    Implementation,
     Step,
     said,
 )
@@ -22,7 +23,7 @@ IMAGES = RANDOM.normal([3, -1, 7], [2, 1, 5], (16, 2, 2, 3)).astype("f4")
 CLOSE = 1e-3
 
 
-def masked(implementation):
+def masked(implementation: Implementation) -> Cell:
     """Does a mask keep what is padding out of the statistics?
 
     8 sequences of 1 to 6 steps, padded with 1,000, and a mask given to the call. What is remembered
@@ -53,7 +54,7 @@ def masked(implementation):
     return Cell(WRONG, f"off by {size(off)}", details)
 
 
-def frozen(implementation):
+def frozen(implementation: Implementation) -> Cell:
     """Which switch makes training use the population, and leave it alone?
 
     From a population of mean 1 and variance 4, one batch is trained on, in training mode, with each
@@ -77,7 +78,7 @@ def frozen(implementation):
     return Cell(verdict, value, "; ".join(answers))
 
 
-def uneven(implementation):
+def uneven(implementation: Implementation) -> Cell:
     """Are replicas of unequal size normalized as one batch?
 
     16 examples as 5, 2 and 9 on three replicas, and 14 as 5, 0 and 9. The outputs of all are

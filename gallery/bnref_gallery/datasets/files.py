@@ -2,20 +2,17 @@
 
 import contextlib
 import hashlib
-import http.client
 import logging
 import os
-import socket
-import sys
 import threading
-import urllib.request
 from pathlib import Path
 
 __all__ = []
 
 _CONNECT_SECONDS = 5
 _STALL_SECONDS = 30
-_failed = set()  # addresses that have failed once in this process, and are not tried again
+# Addresses that have failed once in this process, and are not tried again.
+_failed: set[str] = set()
 
 
 def verified_bytes(path, digest, advice="delete it, or point BNREF_DATA elsewhere"):
@@ -57,53 +54,40 @@ def download(file, path):
     """Download `file` to `path` and return whether that worked; try an address only once."""
     if file.address in _failed:
         return False
-    # Under another name until it is verified, so that a kill leaves no half file to be found.
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        try:
-            if not _reachable(file.address):
-                raise OSError(f"no answer in {_CONNECT_SECONDS} s or less")
-            _fetch(file.address, part)
-        except Exception as error:  # Keras reports a failed download as a plain Exception
-            _failed.add(file.address)
-            # Not the logger of `load`, whose every record has a data set.
-            log = logging.getLogger("bnref.download")
-            log.warning("%s not downloaded: %s", file.address, error)
-            return False
-        verified_bytes(part, file.digest, f"set BNREF_DOWNLOAD=0 to do without {file.address}")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        import pooch  # only here: reading needs nothing of it
+
+        downloader = _downloader()
+        if not _reachable(file.address, downloader):
+            raise OSError(f"no answer in {_CONNECT_SECONDS} s or less")
+        # Under another name until it is verified, so that a kill leaves no half file to be found.
+        pooch.retrieve(file.address, file.digest, path.name, path.parent, downloader=downloader)
+    except (ImportError, OSError) as error:  # what requests raises is an OSError as well
+        _failed.add(file.address)
+        # Not the logger of `load`, whose every record has a data set.
+        logging.getLogger("bnref.download").warning("%s not downloaded: %s", file.address, error)
+        return False
+    except ValueError as error:  # another digest
+        raise ValueError(f"{error} Set BNREF_DOWNLOAD=0 to do without {file.address}") from error
+    path.chmod(0o644)  # as pooch leaves it, the cache is its owner's alone
     return True
 
 
-def _reachable(address):
-    # A thread, because no timeout of urlopen covers the look-up of the host's name.
+def _downloader():
+    from pooch import HTTPDownloader
+
+    return HTTPDownloader(progressbar=True, timeout=(_CONNECT_SECONDS, _STALL_SECONDS))
+
+
+def _reachable(address, downloader):
+    # A thread, because no timeout of requests covers the look-up of the host's name.
     answers = []
 
     def ask():
-        request = urllib.request.Request(address, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=_CONNECT_SECONDS).close()
-        except (OSError, ValueError, http.client.HTTPException):
-            return
-        answers.append(True)
+        with contextlib.suppress(OSError, ValueError):
+            answers.append(downloader(address, None, None, check_only=True))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_CONNECT_SECONDS)
-    return bool(answers)
-
-
-def _fetch(address, path):
-    import keras  # only here: it takes seconds to import and reading needs nothing of it
-
-    folder = str(path.parent.resolve())  # an absolute folder is taken as it is
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_STALL_SECONDS)
-    try:
-        # Keras draws its progress on stdout, which on a page is the output of the page's code.
-        with contextlib.redirect_stdout(sys.stderr):
-            keras.utils.get_file(path.name, address, cache_subdir=folder, force_download=True)
-    finally:
-        socket.setdefaulttimeout(before)
+    return any(answers)

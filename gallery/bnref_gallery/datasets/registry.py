@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from .dataset import of_images
 from .parsing import cifar10_binary, embedded_mnist, mnist_in_colour, npz, recordings
 from .speech import of_utterances
-from .voices import synthetic_voice
+from .synthetic_speech import synthetic_voice
 
 __all__ = []
 
@@ -51,7 +52,7 @@ def entry_of(name):
     return REGISTRY[name]
 
 
-_MNIST_TERMS = {
+_MNIST_TERMS: dict[str, Any] = {
     "licence": "CC BY-SA 3.0",
     "citation": "Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten "
     "digits, 1998",

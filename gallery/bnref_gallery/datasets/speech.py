@@ -120,14 +120,15 @@ class Speech:
             )
         halves = [self._spectra(half, snr, random) for half in (order[kept:], order[:kept])]
         scales = [(each.mean(0), each.std(0)) for each in halves[0][:2]]
-        return tuple(
-            Frames(
-                *((each - m) / s for each, (m, s) in zip(spectra, scales, strict=True)),
-                _neighbours(starts, context),
-                starts,
+
+        def frames(noisy, clean, starts):
+            noisy, clean = (
+                (each - m) / s for each, (m, s) in zip((noisy, clean), scales, strict=True)
             )
-            for *spectra, starts in halves
-        )
+            return Frames(noisy, clean, _neighbours(starts, context), starts)
+
+        for_training, for_testing = halves
+        return frames(*for_training), frames(*for_testing)
 
     def _spectra(self, chosen, snr, random):
         """Log powers of the chosen utterances, noisy and clean, and where each begins."""

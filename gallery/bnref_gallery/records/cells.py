@@ -1,4 +1,9 @@
-"""The text of a cell, the value it stands for, and the names of the columns."""
+"""The text of a cell, the value it stands for, and the names of the columns.
+
+The `csv` module splits lines; what a cell means is said here in a few lines, because `json` does
+not read ``nan`` and ``inf`` as Python writes them, and pandas takes over half a second to import
+and reads an empty label as a missing number.
+"""
 
 from collections.abc import Mapping
 

@@ -39,7 +39,7 @@ class Record:
 
     def __init__(
         self, path: str | PathLike, *, key: tuple, columns: tuple, provenance: dict | None = None
-    ):
+    ) -> None:
         self.path, self.key, self.columns = Path(path), tuple(key), tuple(columns)
         check_names("key", self.key)
         check_names("columns", self.columns)
@@ -50,7 +50,7 @@ class Record:
         earlier, _ = self._contents()
         self._provenance = merge(earlier, {**collect(self.path), **(provenance or {})})
 
-    def done(self, **key) -> bool:
+    def done(self, **key: object) -> bool:
         """Return whether the run of these values, one for each key column, is in the file.
 
         Raises
@@ -70,7 +70,8 @@ class Record:
         ValueError
             If a run has not exactly the key columns.
         """
-        recorded, unique = self._recorded(), {}
+        recorded = self._recorded()
+        unique: dict[tuple, dict] = {}
         for run in runs:
             unique.setdefault(self._identity(run), dict(run))
         return [run for identity, run in unique.items() if identity not in recorded]
