@@ -11,7 +11,7 @@ import tensorflow as tf
 
 _METHODS = "assign", "assign_add", "assign_sub"
 _lock = threading.Lock()
-_patched = Counter()  # how many contexts, of all threads, hold a variable
+_patched: Counter = Counter()  # how many contexts, of all threads, hold a variable
 _held = threading.local()  # which variables this thread must not move
 
 

@@ -85,7 +85,7 @@ def fold_model(model: keras.Sequential) -> keras.Sequential:
     if not isinstance(model, keras.Sequential) or not model.built:
         raise ValueError(f"model must be a built keras.Sequential; received {model!r}")
     population.check(model)
-    kept = []
+    kept: list = []
     for layer in model.layers:
         if kept and _is_pair(kept[-1], layer):
             kept[-1] = fold(kept[-1], layer)

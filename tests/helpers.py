@@ -77,12 +77,12 @@ def assert_same_values(model, before):
         np.testing.assert_array_equal(actual, expected)
 
 
-def output_and_gradients(layer, x, dy, training=True, **whose):
+def output_and_gradients(layer, x, dy, training=True, **extra):
     """y, and the gradients of Σ dy·y with respect to x, γ and β."""
     x = tf.convert_to_tensor(x)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = layer(x, training=training, **whose)
+        y = layer(x, training=training, **extra)
     watched = [x, layer.gamma.value, layer.beta.value]
     gradients = tape.gradient(y, watched, tf.cast(dy, y.dtype))
     return [tf.convert_to_tensor(each) for each in (y, *gradients)]

@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
     kind: type
     options: dict = {}  # noqa: RUF012
-    whose: object = no_more
+    extra: object = no_more
 
     def make(self, channels=3, **options):
         """A built layer in which no variable is what it starts as."""
@@ -69,7 +69,7 @@ class Job(NamedTuple):
     options: dict
     batches: list
     gradients: list
-    whose: list
+    extra: list
 
     def run(self):
         """A list of (y, dx, dgamma, dbeta) and a list of states, one a replica."""
@@ -83,7 +83,7 @@ class Job(NamedTuple):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             mine = int(tf.get_static_value(replica))
             results = output_and_gradients(
-                layer, self.batches[mine], self.gradients[mine], **self.whose[mine]
+                layer, self.batches[mine], self.gradients[mine], **self.extra[mine]
             )
             return results, {each.name: each.value.read_value() for each in layer.variables}
 

@@ -58,7 +58,7 @@ def options_of(pair):
     return {**given[0], **given[1], "dtype": "float64"}
 
 
-def whose_of(pair, shape):
+def extra_of(pair, shape):
     if "Masked" in pair:
         return {"mask": some_steps(shape[:2])}
     return domains(shape) if "Domain" in pair else {}
@@ -86,14 +86,14 @@ def rows_of(pair, batches):
     """Question 1: the rows of every replica's batch."""
     rows = []
     for i, x in enumerate(batches):
-        every, whose = np.ones(x.shape[:2], bool), whose_of(pair, x.shape)
+        every, extra = np.ones(x.shape[:2], bool), extra_of(pair, x.shape)
         if "Ghost" in pair:
             half = np.arange(len(x)) < len(x) // 2
             masks = [(0, every & half[:, None]), (0, every & ~half[:, None])]
         elif "Domain" in pair:
-            masks = [(d, every & (whose["domain"] == d)[:, None]) for d in (0, 2)]
+            masks = [(d, every & (extra["domain"] == d)[:, None]) for d in (0, 2)]
         else:
-            masks = [(0, whose.get("mask", every))]
+            masks = [(0, extra.get("mask", every))]
         rows += [Row(i, d, where, [x[where]]) for d, where in masks]
     if "Sync" in pair:
         of = {d: [row.values[0] for row in rows if row.domain == d] for d in (0, 1, 2)}
@@ -217,10 +217,10 @@ class Job(NamedTuple):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             mine, seen = int(tf.get_static_value(replica)), []
             for of_step in batches:
-                whose = whose_of(self.pair, of_step[mine].shape)
-                seen.append(output_and_gradients(layer, of_step[mine], dys[mine], **whose)[:2])
+                extra = extra_of(self.pair, of_step[mine].shape)
+                seen.append(output_and_gradients(layer, of_step[mine], dys[mine], **extra)[:2])
             state = {each.name: each.value.read_value() for each in layer.variables}
-            return seen[-1], layer(batches[0][mine], training=False, **whose), state
+            return seen[-1], layer(batches[0][mine], training=False, **extra), state
 
         outcome = strategy.run(on_replica)
         return [
@@ -268,7 +268,7 @@ def test_a_pair_does_what_its_two_answers_say_on_one_replica_and_on_two(ran, job
     training = output(pair, last, before, affine, corrections_of(pair, last, before))
     inference = output(pair, steps[0], after, affine, training=False)
     if "Masked" in pair:  # steps that are masked come out as 0, and have no gradient
-        dys = [dy * whose_of(pair, dy.shape)["mask"][..., None] for dy in dys]
+        dys = [dy * extra_of(pair, dy.shape)["mask"][..., None] for dy in dys]
     dxs = gradients(pair, last, dys, before, affine)
     close = {"rtol": 1e-9, "atol": 1e-9}
     for i, ((y, dx), inferred, state) in enumerate(ran[job]):

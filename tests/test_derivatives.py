@@ -48,18 +48,18 @@ def constants(dtype, seeds=(1, 2, 3)):
 # The formula, row by row, by plain operations.
 
 
-def rows_of(name, whose):
+def rows_of(name, extra):
     """For each row: which of the (N, positions) it normalizes."""
     every = np.ones(SHAPE[:2], bool)
     if name == "GhostBatchNorm":
         half = np.arange(SHAPE[0])[:, None] < SHAPE[0] // 2
         return [(0, every & half), (0, every & ~half)]
     if name == "DomainBatchNorm":
-        return [(d, every & (whose["domain"] == d)[:, None]) for d in (0, 2)]
-    return [(0, whose.get("mask", every))]
+        return [(d, every & (extra["domain"] == d)[:, None]) for d in (0, 2)]
+    return [(0, extra.get("mask", every))]
 
 
-def by_plain_operations(name, layer, whose, training):
+def by_plain_operations(name, layer, extra, training):
     """y of the case's layer as a function of x, γ and β."""
     mean, variance = (
         np.reshape(each, (-1, 3)) for each in (layer.moving_mean, layer.moving_variance)
@@ -79,7 +79,7 @@ def by_plain_operations(name, layer, whose, training):
 
     def y(x, gamma, beta):
         total = tf.zeros_like(x)
-        for domain, where in rows_of(name, whose):
+        for domain, where in rows_of(name, extra):
             mu, var = statistics(x, tf.boolean_mask(x, where), domain)
             scale, shift = tf.reshape(gamma, (-1, 3))[domain], tf.reshape(beta, (-1, 3))[domain]
             r, d = 1, 0
@@ -138,8 +138,8 @@ def derivatives(f, x, dtype, kinds):
 def expected_of(name, training, kinds):
     """What the plain operations give in float64."""
     case = CASES[name]
-    layer, whose = case.make(dtype="float64"), case.whose(SHAPE)
-    plain = by_plain_operations(name, layer, whose, training)
+    layer, extra = case.make(dtype="float64"), case.extra(SHAPE)
+    plain = by_plain_operations(name, layer, extra, training)
     gamma, beta = (tf.constant(each) for each in (layer.gamma.numpy(), layer.beta.numpy()))
     x = tf.constant(batch_of(SHAPE, dtype="float64"))
     found = derivatives(lambda x: plain(x, gamma, beta), x, "float64", kinds)
@@ -151,11 +151,11 @@ def expected_of(name, training, kinds):
 @pytest.mark.parametrize("name", CASES)
 def test_derivatives_of_every_order_are_those_of_the_formula(name, dtype, tolerance, training):
     case, x = CASES[name], tf.constant(batch_of(SHAPE, dtype="float64"))
-    layer, whose = case.make(dtype=dtype), case.whose(SHAPE)
+    layer, extra = case.make(dtype=dtype), case.extra(SHAPE)
     if name == "BatchRenorm":  # r and d go by the population, which would move from call to call
         layer.update_population = lambda moments: None
     found = derivatives(
-        lambda x: layer(x, training=training, **whose), tf.cast(x, dtype), dtype, REVERSE
+        lambda x: layer(x, training=training, **extra), tf.cast(x, dtype), dtype, REVERSE
     )
     assert_derivatives(found, expected_of(name, training, REVERSE), tolerance)
 
@@ -165,13 +165,13 @@ def test_derivatives_of_every_order_are_those_of_the_formula(name, dtype, tolera
 def test_forward_mode_and_graphs_have_the_same_derivatives(name, mode):
     """By the kernels, which have another derivative of their own."""
     case, x = CASES[name], tf.constant(batch_of(SHAPE))
-    layer, whose = case.make(), case.whose(SHAPE)
+    layer, extra = case.make(), case.extra(SHAPE)
     kinds = MIXED if mode == "eager" else ("second", "forward over reverse")
     if name == "DomainBatchNorm":  # see test_forward_mode_twice_ends_where_rows_are_gathered
         kinds = tuple(kind for kind in kinds if kind != "forward over forward")
 
     def run(x):
-        return derivatives(lambda x: layer(x, training=True, **whose), x, "float32", kinds)
+        return derivatives(lambda x: layer(x, training=True, **extra), x, "float32", kinds)
 
     if mode != "eager":
         run = tf.function(run, jit_compile=mode == "XLA")
@@ -181,10 +181,10 @@ def test_forward_mode_and_graphs_have_the_same_derivatives(name, mode):
 def test_forward_mode_twice_ends_where_rows_are_gathered():
     """TensorFlow's own limit, of sums by segments: an error, and no number."""
     case, x = CASES["DomainBatchNorm"], tf.constant(batch_of(SHAPE))
-    layer, whose = case.make(), case.whose(SHAPE)
+    layer, extra = case.make(), case.extra(SHAPE)
     with pytest.raises(AttributeError, match="IndexedSlices"):
         derivatives(
-            lambda x: layer(x, training=True, **whose), x, "float32", ["forward over forward"]
+            lambda x: layer(x, training=True, **extra), x, "float32", ["forward over forward"]
         )
 
 
@@ -224,8 +224,8 @@ def test_the_second_derivative_is_that_of_differences_of_the_first():
 def test_the_whole_hessian_is_symmetric_by_x_gamma_and_beta(name, dtype, tolerance):
     """Of all inputs at once, so that the mixed derivatives are seen as well."""
     case, x = CASES[name], tf.constant(batch_of(SHAPE), dtype)
-    layer, whose = case.make(dtype=dtype), case.whose(SHAPE)
-    plain = by_plain_operations(name, case.make(dtype="float64"), whose, True)
+    layer, extra = case.make(dtype=dtype), case.extra(SHAPE)
+    plain = by_plain_operations(name, case.make(dtype="float64"), extra, True)
 
     def hessian(f, inputs):
         sizes, (w, *_) = [int(tf.size(each)) for each in inputs], constants(inputs[0].dtype)
@@ -244,7 +244,7 @@ def test_the_whole_hessian_is_symmetric_by_x_gamma_and_beta(name, dtype, toleran
         return outer.jacobian(gradient, flat).numpy()
 
     def own(x, gamma, beta):
-        moments = layer.batch_moments(x, **whose)
+        moments = layer.batch_moments(x, **extra)
         return functional.normalize(x, moments, gamma, beta, epsilon=EPSILON)
 
     inputs = [x, *(tf.constant(each.numpy()) for each in (layer.gamma, layer.beta))]

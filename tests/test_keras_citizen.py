@@ -27,7 +27,7 @@ class _Battery(TestCase):
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")  # by the battery itself
 @pytest.mark.parametrize("shape", [(6, 3), (6, 4, 3), (4, 5, 5, 3)])
 def test_kerass_own_battery_for_layers(case, shape):
-    whose = case.whose(shape)
+    extra = case.extra(shape)
     battery = _Battery()
     battery.setUp()
     counters = {"updates", "steps"}
@@ -42,24 +42,24 @@ def test_kerass_own_battery_for_layers(case, shape):
             "gamma_constraint": keras.constraints.UnitNorm(), "momentum": 0.5,
         },
         input_data=batch_of(shape),
-        call_kwargs={name: tf.constant(value) for name, value in whose.items()},
+        call_kwargs={name: tf.constant(value) for name, value in extra.items()},
         expected_output_shape=shape,
         expected_num_trainable_weights=2,
         expected_num_non_trainable_weights=2 + extra,
         expected_num_losses=1,
         supports_masking=True,
-        run_training_check=not whose,  # it trains on x and y alone
+        run_training_check=not extra,  # it trains on x and y alone
     )  # fmt: skip
 
 
 def test_a_mask_is_taken_and_passed_on(case):
     """A functional model records ``mask=None``, and Embedding and Masking make one."""
     layer, x = case.make(), batch_of(SHAPE)
-    whose = {name: value for name, value in case.whose(SHAPE).items() if name != "mask"}
-    np.testing.assert_array_equal(layer(x, mask=None, **whose), layer(x, **whose))
+    extra = {name: value for name, value in case.extra(SHAPE).items() if name != "mask"}
+    np.testing.assert_array_equal(layer(x, mask=None, **extra), layer(x, **extra))
     masking = keras.layers.Masking()
     x[1, 2:] = 0
-    masked = layer(masking(x), **whose)
+    masked = layer(masking(x), **extra)
     np.testing.assert_array_equal(masked._keras_mask, np.any(x != 0, -1))
 
 
@@ -88,18 +88,18 @@ def test_a_functional_model_is_cloned_to_another_layer_with_its_weights():
 @pytest.mark.parametrize("unknown", [(None, None, 3), (None, 4, 3), (6, None, 3)])
 def test_symbolic_calls_keep_sizes_that_are_not_known(case, unknown):
     inputs = keras.Input(batch_shape=unknown)
-    whose = {
+    extra = {
         name: keras.Input(batch_shape=unknown[: value.ndim], dtype=str(value.dtype))
-        for name, value in case.whose(SHAPE).items()
+        for name, value in case.extra(SHAPE).items()
     }
     layer = case.kind(**case.options)
-    assert layer(inputs, **whose).shape == unknown
+    assert layer(inputs, **extra).shape == unknown
     assert layer.compute_output_shape(unknown) == unknown
 
 
 def test_inside_time_distributed_it_is_the_layer_of_every_step(case):
     """In a functional model, whose shapes are asked for before any call."""
-    if case.whose(SHAPE):
+    if case.extra(SHAPE):
         pytest.skip("TimeDistributed passes on no domain, and its mask is one of steps")
     inputs = keras.Input((5, 3))
     model = keras.Model(inputs, keras.layers.TimeDistributed(case.make())(inputs))
@@ -111,7 +111,7 @@ def test_inside_time_distributed_it_is_the_layer_of_every_step(case):
 
 @pytest.mark.slow
 def test_a_nested_model_is_saved_loaded_summarized_and_exported(case, tmp_path, capsys):
-    if case.whose(SHAPE):
+    if case.extra(SHAPE):
         pytest.skip("called with more than x: test_variants saves those")
     inner = keras.Sequential([keras.layers.Dense(3), case.make()])
 

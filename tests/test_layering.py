@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import inspect
 import pkgutil
 import re
 import types
@@ -78,6 +77,8 @@ MAY_IMPORT = {
         "training._batches",
         "training._checkpoints",
         "training._errors",
+        "training._evaluation",
+        "training._step",
         "workers",
     },
     "training._run": {
@@ -351,27 +352,3 @@ def test_each_layer_names_the_page_that_shows_it(name):
     shown = re.search(r"Shown in :doc:`/gallery/(.+)`", getattr(bnref.layers, name).__doc__)
     assert shown, f"{name} says nowhere which page shows it"
     assert f"bnref.{name}" in (GALLERY / f"{shown[1]}.py").read_text("utf-8")
-
-
-def public_functions(package):
-    """The public functions of the package's rooms, and what their public classes are made with."""
-    for name in (each for each in modules_of(package) if "._" not in each):
-        module = importlib.import_module(name)
-        for each in module.__all__:
-            value = getattr(module, each)
-            if inspect.isclass(value):
-                value = vars(value).get("__init__")
-            if inspect.isfunction(value):
-                yield pytest.param(value, id=f"{name}.{each}")
-
-
-@pytest.mark.parametrize("function", [*public_functions(bnref), *public_functions(bnref_gallery)])
-def test_every_public_function_has_type_hints(function):
-    """Methods that take the place of Keras's, or of the base layer's, take what those take."""
-    signature = inspect.signature(function)
-    named = [
-        each for each in signature.parameters.values()
-        if each.name != "self" and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-    ]  # fmt: skip
-    assert [each.name for each in named if each.annotation is each.empty] == []
-    assert function.__name__ == "__init__" or signature.return_annotation is not signature.empty

@@ -79,9 +79,9 @@ def test_without_a_mask_or_with_one_that_is_true_it_is_batch_norm(batch, trainin
     x, dy = batch((6, 4, 3)), batch((6, 4, 3), 1)
     base = masked(BatchNorm)
     expected = output_and_gradients(base, x, dy, training)
-    for whose in ({}, {"mask": None}, {"mask": np.full((6, 4), True)}):
+    for extra in ({}, {"mask": None}, {"mask": np.full((6, 4), True)}):
         layer = masked()
-        assert_all_close(output_and_gradients(layer, x, dy, training, **whose), expected)
+        assert_all_close(output_and_gradients(layer, x, dy, training, **extra), expected)
         assert_all_close(state(layer).values(), state(base).values(), rtol=1e-6)
 
 

@@ -27,9 +27,9 @@ from bnref import functional
 UNEQUAL = [5, 2, 9]
 
 
-def job(bases, batches, options=None, whose=None):
+def job(bases, batches, options=None, extra=None):
     gradients = [batch_of(x.shape, 5 + i, x.dtype) for i, x in enumerate(batches)]
-    return Job(bases, options or {}, batches, gradients, whose or [{} for _ in batches])
+    return Job(bases, options or {}, batches, gradients, extra or [{} for _ in batches])
 
 
 def replicas_of(sizes, dtype="float32"):
@@ -76,8 +76,8 @@ KEPT = ("BatchNorm", "CumulativeBatchNorm", "DebiasedBatchNorm", "GhostBatchNorm
         "LasagneBatchNorm", "MaskedBatchNorm", "DomainBatchNorm", "UntrackedBatchNorm",
         "FrozenBatchNorm", "ExampleWeighingBatchNorm")  # fmt: skip
 for name in KEPT:
-    whose = [CASES[name].whose((size, 2, 3)) for size in EMPTY]
-    JOBS[f"{name}, empty"] = job((name,), replicas_of(EMPTY), CASES[name].options, whose)
+    extra = [CASES[name].extra((size, 2, 3)) for size in EMPTY]
+    JOBS[f"{name}, empty"] = job((name,), replicas_of(EMPTY), CASES[name].options, extra)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_half_precision_replicas_share_float32_statistics(ran):
 def test_with_masks_the_replicas_share_the_steps_that_are_there(ran):
     """One replica has a single step, so that equal weights would show."""
     job, (results, states) = JOBS["masked"], ran["masked"]
-    masks = [each["mask"] for each in job.whose]
+    masks = [each["mask"] for each in job.extra]
     kept = [x[mask] for x, mask in zip(job.batches, masks, strict=True)]
     dys = [dy[mask] for dy, mask in zip(job.gradients, masks, strict=True)]
     outputs = reference.synchronized(kept, GAMMA, BETA, epsilon=EPSILON)
@@ -191,7 +191,7 @@ def test_pooled_replicas_normalize_by_their_own_batch_and_remember_the_global_on
 @pytest.mark.slow
 def test_pooled_masked_replicas_weigh_by_the_steps_that_are_there(ran):
     job, (_, states) = JOBS["pooled, masked"], ran["pooled, masked"]
-    kept = [x[w["mask"]] for x, w in zip(job.batches, job.whose, strict=True)]
+    kept = [x[w["mask"]] for x, w in zip(job.batches, job.extra, strict=True)]
     assert_population_is_of(states, np.concatenate(kept))
 
 
@@ -254,7 +254,7 @@ def test_the_mean_of_the_replicas_weighs_them_alike_and_leaves_out_what_lies_bet
 def test_a_replica_without_an_example_weighs_nothing_among_the_others(ran, name):
     """Its outputs and gradients have no example either, and its state is that of the others."""
     job, (results, states) = JOBS[name], ran[name]
-    masks = [each.get("mask", np.ones(len(x), bool)) for each, x in zip(job.whose, job.batches)]  # noqa: B905
+    masks = [each.get("mask", np.ones(len(x), bool)) for each, x in zip(job.extra, job.batches)]  # noqa: B905
     kept = [x[mask] for x, mask in zip(job.batches, masks, strict=True)]
     dys = [dy[mask] for dy, mask in zip(job.gradients, masks, strict=True)]
     assert [len(each) for each in kept][1] == 0
@@ -300,8 +300,8 @@ def test_a_replica_without_an_example_remembers_nothing_and_the_others_as_ever(r
     assert all(np.isfinite(each).all() for own in results for each in own)
     for i in (0, 2):
         alone = CASES[name].make()
-        _, _, batches, gradients, whose = JOBS[f"{name}, empty"]
-        wanted = output_and_gradients(alone, batches[i], gradients[i], **whose[i])
+        _, _, batches, gradients, extra = JOBS[f"{name}, empty"]
+        wanted = output_and_gradients(alone, batches[i], gradients[i], **extra[i])
         assert_all_close(results[i], wanted)
         for variable, value in state(alone).items():
             np.testing.assert_allclose(states[i][variable], value, rtol=1e-5, err_msg=variable)

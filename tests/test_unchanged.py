@@ -101,7 +101,7 @@ def test_every_layer_is_held_with_its_counters(name):
     layer, x = CASES[name].make(), batch_of((6, 4, 3))
     before = state(layer)
     with population.unchanged(layer):
-        layer(x, training=True, **CASES[name].whose(x.shape))
+        layer(x, training=True, **CASES[name].extra(x.shape))
     assert_same_state(layer, before)
 
 
@@ -133,8 +133,8 @@ def test_a_model_without_a_norm_is_refused():
 @pytest.mark.parametrize("name", CASES)
 def test_a_recomputed_pass_is_remembered_once(name, graph):
     case, x = CASES[name], tf.constant(batch_of((6, 4, 3)))
-    layer, once, whose = case.make(), case.make(), case.whose(x.shape)
-    block = tf.recompute_grad(lambda x: layer(x, training=True, **whose))
+    layer, once, extra = case.make(), case.make(), case.extra(x.shape)
+    block = tf.recompute_grad(lambda x: layer(x, training=True, **extra))
 
     def step(x):
         with tf.GradientTape() as tape:
@@ -143,7 +143,7 @@ def test_a_recomputed_pass_is_remembered_once(name, graph):
         return tape.gradient(loss, x)
 
     (tf.function(step) if graph else step)(x)
-    once(x, training=True, **whose)
+    once(x, training=True, **extra)
     for name, value in state(once).items():
         np.testing.assert_allclose(state(layer)[name], value, rtol=1e-6, err_msg=name)
 

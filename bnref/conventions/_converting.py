@@ -27,10 +27,10 @@ def convert_momentum(value: float, *, source: str, target: str) -> float:
     ValueError
         If an argument is not one of those accepted.
     """
-    source, target = convention("source", source), convention("target", target)
-    value = number(source.momentum_name, value, 0, 1)
+    there, here = convention("source", source), convention("target", target)
+    value = number(there.momentum_name, value, 0, 1)
     # Rounded where 1 - 0.9 has left 0.09999999999999998.
-    same = source.momentum_weighs == target.momentum_weighs
+    same = there.momentum_weighs == here.momentum_weighs
     return value if same else round(1 - value, 15)
 
 
@@ -73,20 +73,20 @@ def convert_variance(
         If a value is negative, not finite or cannot be: 1/√(σ² + ε) above 1/√ε, or σ² below zero
         after the change of epsilon; and for unknown names.
     """
-    source, target = convention("source", source), convention("target", target)
-    epsilon = number("epsilon", _or(epsilon, source.epsilon), 0, strictly=True)
+    there, here = convention("source", source), convention("target", target)
+    epsilon = number("epsilon", _or(epsilon, there.epsilon), 0, strictly=True)
     new = number("target_epsilon", _or(target_epsilon, epsilon), 0, strictly=True)
-    variance = _variance(stored, source, epsilon, scale_factor)
+    variance = _variance(stored, there, epsilon, scale_factor)
     n = count if count is None else whole_number("count", count, least=2)
-    if n and source.bessel != target.bessel:
-        variance = variance * (n / (n - 1) if target.bessel else (n - 1) / n)
+    if n and there.bessel != here.bessel:
+        variance = variance * (n / (n - 1) if here.bessel else (n - 1) / n)
     variance = variance + (epsilon - new)
     if (variance < 0).any():
         raise ValueError(
             f"target_epsilon must be at most {new + variance.min():g}, where the least variance "
             f"becomes 0; received {new!r}"
         )
-    return (variance + new) ** -0.5 if target.stores == "inverse deviation" else variance
+    return (variance + new) ** -0.5 if here.stores == "inverse deviation" else variance
 
 
 def _variance(stored, source, epsilon, scale_factor):

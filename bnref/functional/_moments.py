@@ -34,7 +34,7 @@ class Moments(NamedTuple):
 
     mean: tf.Tensor
     variance: tf.Tensor
-    count: tf.Tensor | None = None
+    count: tf.Tensor | None = None  # type: ignore[assignment]  # a tuple's method is not needed
     average: Callable[[tf.Tensor], tf.Tensor] | None = None
     rows: Groups | Index = Groups()
     correction: tuple[tf.Tensor, tf.Tensor] | None = None

@@ -18,7 +18,11 @@ class Groups(NamedTuple):
     """
 
     number: int = 1
-    named = False
+
+    @property
+    def named(self):
+        """False: group g of one batch has nothing in common with group g of another."""
+        return False
 
     def split(self, x):
         """Cut `x` into the groups; one group is `x` itself, without an operation."""

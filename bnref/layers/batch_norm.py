@@ -96,7 +96,7 @@ class BatchNorm(ChannelLayer):
         self.momentum, self.epsilon = float(momentum), float(epsilon)
 
     # What a call may be given besides its inputs, for question 1: names such as "domain".
-    extra_inputs = ()
+    extra_inputs: tuple[str, ...] = ()
 
     def batch_moments(self, x: tf.Tensor) -> functional.Moments:
         """Whose statistics? All examples of this replica's batch."""

@@ -87,7 +87,7 @@ def separate_memory(towers: int, *, variables: str = "apart") -> Placement:
 
 
 @contextmanager
-def session(placement: Placement) -> Iterator[v1.Session]:
+def session(placement: Placement) -> Iterator[tf.compat.v1.Session]:
     """Open a session for the default graph on the devices of a placement.
 
     Parameters

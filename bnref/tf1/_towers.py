@@ -56,7 +56,7 @@ def on_towers(tower: Callable, *inputs: tf.Tensor, placement: Placement) -> list
 
 
 def training_step(
-    losses: Sequence[tf.Tensor], *, optimizer: v1.train.Optimizer, placement: Placement
+    losses: Sequence[tf.Tensor], *, optimizer: tf.compat.v1.train.Optimizer, placement: Placement
 ) -> tf.Operation:
     """Average the gradients of the towers' losses and apply them once.
 

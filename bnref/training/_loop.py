@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from bnref import workers
@@ -15,10 +16,18 @@ from bnref._checks import whole_number
 from bnref.training._batches import check_data, shuffled_batches
 from bnref.training._checkpoints import Checkpoints
 from bnref.training._errors import check_same_step, explained, total_loss
+from bnref.training._evaluation import Evaluation
+from bnref.training._step import Step
 
 
 class Loop:
     """What a `bnref.training.Run` does step by step; model, step and evaluation are the run's."""
+
+    strategy: tf.distribute.Strategy
+    accumulate: int
+    settings: dict
+    _step: Step
+    _evaluation: Evaluation
 
     def train(
         self, x: np.ndarray, y: np.ndarray, *, steps: int, batch_size: int, carry: bool = True,
@@ -104,7 +113,7 @@ class Loop:
                     losses.clear()
                 if row_due:
                     rows.append({"step": step, "loss": loss, **self._measured(measure, rows)})
-                if checkpoint_due:
+                if checkpoints is not None and checkpoint_due:
                     self._evaluation.agree()
                     if workers.task().index == 0:
                         checkpoints.write(self, step=step, rows=rows)

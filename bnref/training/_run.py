@@ -128,7 +128,7 @@ class Run(Loop):
         shares = self._step(x, y)
         return shares if self._step.replicas == 1 else self.strategy.reduce("sum", shares, None)
 
-    def step_on_replicas(self, x: TensorLike, y: TensorLike):
+    def step_on_replicas(self, x: TensorLike, y: TensorLike) -> tf.Tensor:
         """As `step`, but returns each replica's share of the loss, which need no collective."""
         return self._step(x, y)
 

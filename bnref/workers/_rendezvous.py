@@ -24,7 +24,7 @@ class Task(NamedTuple):
         ``host:port`` of every worker.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method is not needed
     addresses: tuple[str, ...]
 
 

@@ -1,6 +1,7 @@
 """A small convolutional network in TensorFlow 1, and its training tower by tower."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -84,7 +85,7 @@ class Classifier:
     """
 
     def __init__(
-        self, network: Callable, *, placement: tuple, optimizer: v1.train.Optimizer,
+        self, network: Callable, *, placement: Any, optimizer: tf.compat.v1.train.Optimizer,
         image_shape: tuple[int, int, int] = (32, 32, 3),
     ):  # fmt: skip
         self.x = v1.placeholder(tf.float32, (None, *image_shape), "x")
@@ -107,7 +108,7 @@ class Classifier:
         self.losses, self.hits = (list(each) for each in zip(*outputs, strict=True))
         self.step = training_step(self.losses, optimizer=optimizer, placement=placement)
 
-    def train(self, session: v1.Session, x: np.ndarray, y: np.ndarray) -> float:
+    def train(self, session: tf.compat.v1.Session, x: np.ndarray, y: np.ndarray) -> float:
         """Take one step on a batch and return its loss, the mean over the towers.
 
         Parameters
@@ -125,7 +126,7 @@ class Classifier:
         return sum(losses) / len(losses)
 
     def accuracy(
-        self, session: v1.Session, x: np.ndarray, y: np.ndarray, *, batch_size: int = 500
+        self, session: tf.compat.v1.Session, x: np.ndarray, y: np.ndarray, *, batch_size: int = 500
     ) -> float:
         """Return the accuracy at inference; each tower tests its share of every batch.
 
