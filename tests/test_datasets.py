@@ -22,8 +22,10 @@ import numpy as np
 import pytest
 import requests
 
-from bnref_gallery.datasets import Dataset, available, files, load, loading
-from bnref_gallery.datasets.registry import REGISTRY
+from bnref_gallery.datasets import Dataset, available, load
+from bnref_gallery.datasets import _files as files
+from bnref_gallery.datasets import _loading as loading
+from bnref_gallery.datasets._registry import REGISTRY
 
 
 def arrays(*, train=6, test=4, shape=(28, 28), seed=0):

@@ -228,8 +228,8 @@ def test_props_import_the_library_and_what_is_listed(path):
     "name, source, found",
     [
         ("models", "import bnref", {"bnref"}),
-        ("records.provenance", "from bnref_gallery import scale, datasets", {"datasets"}),
-        ("datasets.files", "from bnref_gallery.datasets import dataset", {"datasets"}),
+        ("records._provenance", "from bnref_gallery import scale, datasets", {"datasets"}),
+        ("datasets._files", "from bnref_gallery.datasets import _dataset", {"datasets"}),
         ("scale", "from bnref import devices", set()),
     ],
 )

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bnref_gallery.datasets import Speech, available, load
-from bnref_gallery.datasets.parsing import recordings
-from bnref_gallery.datasets.registry import REGISTRY
-from bnref_gallery.datasets.speech import log_power
+from bnref_gallery.datasets._parsing import recordings
+from bnref_gallery.datasets._registry import REGISTRY
+from bnref_gallery.datasets._speech import log_power
 
 ABOUT = {"name": "speech", "source": "a test", "licence": "none", "citation": "none"}
 RANDOM = np.random.default_rng(5)

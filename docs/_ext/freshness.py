@@ -86,7 +86,7 @@ def notebooks_key(root=ROOT):
 def data_sources(root=ROOT):
     """For each data set, where it would be read from now."""
     with loaded_alone(packages(root)["bnref_gallery"] / "datasets") as datasets:
-        return [f"{name}={datasets.available(name)}" for name in datasets.registry.REGISTRY]
+        return [f"{name}={datasets.available(name)}" for name in datasets._registry.REGISTRY]
 
 
 @contextlib.contextmanager

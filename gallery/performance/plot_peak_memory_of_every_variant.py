@@ -17,7 +17,7 @@ import numpy as np
 
 from bnref_gallery import records
 
-provenance, record = records.read(records.recorded("peak_memory.csv"))
+provenance, record = records.read(records.path_of("peak_memory.csv"))
 names = list(dict.fromkeys(record["layer"]))
 arrays = {name: record["arrays"][record["layer"] == name] for name in names}
 fig, ax = plt.subplots(figsize=(6.2, 4.6), layout="constrained")

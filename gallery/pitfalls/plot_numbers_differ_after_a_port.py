@@ -42,7 +42,7 @@ from bnref_gallery import datasets, records, scale
 # %%
 # What the layers remember of one batch, by their defaults; the variance as times the biased one.
 
-provenance, sweep = records.read(records.recorded("conventions.csv"))
+provenance, sweep = records.read(records.path_of("conventions.csv"))
 print(records.provenance_line(provenance))
 for row in zip(*(sweep[column] for column in list(sweep)[:-1]), strict=True):
     told = "{:47} {:7} momentum {:4}, epsilon {:.0e}, new batch weighs {}, variance × {}"

@@ -42,7 +42,7 @@ from bnref_gallery import datasets, models, records, scale
 # three starts, on 373 utterances with noise added to each at a ratio of its own. A jump is the
 # mean difference of one test from the next, here in the second half of training.
 
-provenance, sweep = records.read(records.recorded("noisy_validation.csv"))
+provenance, sweep = records.read(records.path_of("noisy_validation.csv"))
 print(records.provenance_line(provenance))
 
 

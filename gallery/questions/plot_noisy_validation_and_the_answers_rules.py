@@ -44,7 +44,7 @@ print(f"covered after 100 steps: {covered:.1%}; left after 277,200 steps: 10^{le
 # Everything else is recorded: speech with noise in, without it out, three layers of 512, Adam
 # 0.0001, three starts. One training serves all momenta, as training does not read the average.
 
-provenance, sweep = records.read(records.recorded("noisy_validation.csv"))
+provenance, sweep = records.read(records.path_of("noisy_validation.csv"))
 print(records.provenance_line(provenance))
 MOMENTA, SIZES, STEPS = ("0.9", "0.99", "0.999"), (4, 14, 32, 128), (100, 300, 1000, 3000)
 SEEDS = len(set(sweep["seed"]))

@@ -48,7 +48,7 @@ POST = """.1297 .2042 .1165 .1279 .1704 .1514 .1305 .1588 .1737 .1791 .1796 .124
     .1877 .1673 .1551 .1964 .2479 .1593 .1744  .2725 .4271 .5018 .5671 .5976 .6601 .6540 .6988
     .6975 .7103 .7262 .7292 .7372 .7538 .7427 .7620 .7637 .7604 .7715 .7792 .7910"""
 post = np.array(POST.split(), float).reshape(2, 21)  # method 1; methods 2 to 4
-provenance, record = records.read(records.recorded("two_towers.csv"))
+provenance, record = records.read(records.path_of("two_towers.csv"))
 METHODS = {"1": "C1", "2": "C0", "3": "C2", "4": "C3", "1, repaired": "C4"}
 fig, axes = plt.subplots(1, 2, figsize=(6.2, 4), layout="constrained", sharey=True)
 curves = {}

@@ -36,7 +36,7 @@ from bnref_gallery import datasets, models, records, scale
 # Batches of 64, Adam with 0.002, dropout 0.5, 800 batches, tested every 10; lines are means over
 # five starts, bands go from the worst to the best. (The posted loss is another; its scale differs.)
 
-provenance, recorded = records.read(records.recorded("with_and_without.csv"))
+provenance, recorded = records.read(records.path_of("with_and_without.csv"))
 steps = np.unique(recorded["step"])
 ARMS = {  # colour, arm in the record, and whose statistics normalize in the test
     "without": ("C4", "without", ""),

@@ -73,7 +73,7 @@ if __name__ == "__main__":
     seeds = range(parser.parse_args().seeds)
     data = datasets.load("cifar10").take(train=10_000, test=2000)
     record = records.Record(
-        records.to_record("batch_size.csv"), key=("norm", "batch", "seed"), columns=COLUMNS,
+        records.path_of("batch_size.csv"), key=("norm", "batch", "seed"), columns=COLUMNS,
         provenance={"data": str(data)},
     )  # fmt: skip
     runs = [

@@ -26,7 +26,7 @@ def arguments(given=None):
     parser = argparse.ArgumentParser(description="Record the conformance table.")
     parser.add_argument("--implementation", choices=IMPLEMENTATIONS, metavar="NAME")
     parser.add_argument("--behaviour", choices=BEHAVIOURS, metavar="NAME")
-    parser.add_argument("--file", type=Path, default=records.to_record("conformance.csv"))
+    parser.add_argument("--file", type=Path, default=records.path_of("conformance.csv"))
     return parser.parse_args(given)
 
 

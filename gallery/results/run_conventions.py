@@ -81,7 +81,7 @@ def measured(name):
 
 if __name__ == "__main__":
     record = records.Record(
-        records.to_record("conventions.csv"), key=("layer",), columns=COLUMNS, provenance={}
+        records.path_of("conventions.csv"), key=("layer",), columns=COLUMNS, provenance={}
     )
     for one in record.progress([{"layer": name} for name in LAYERS]):
         try:

@@ -140,7 +140,7 @@ if __name__ == "__main__":
     data = datasets.load("speech")
     halves = data.denoising()
     record = records.Record(
-        records.to_record("noisy_validation.csv"), key=KEY, columns=COLUMNS,
+        records.path_of("noisy_validation.csv"), key=KEY, columns=COLUMNS,
         provenance={"data": str(data)},
     )  # fmt: skip
     for one in record.progress(arms(seeds)):

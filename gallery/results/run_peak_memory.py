@@ -72,7 +72,7 @@ if __name__ == "__main__":
     from bnref_gallery import records
 
     record = records.Record(
-        records.to_record("peak_memory.csv"), key=("layer", "run"),
+        records.path_of("peak_memory.csv"), key=("layer", "run"),
         columns=("layer", "run", "arrays"), provenance={"data": f"random, {SHAPE}, float32"},
     )  # fmt: skip
     for one in record.progress(

@@ -88,7 +88,7 @@ if __name__ == "__main__":
     # An even number of test images, so that two towers share them equally.
     data = data.take(train=len(data.x_train), test=len(data.x_test) // 2 * 2)
     record = records.Record(
-        records.to_record("two_towers.csv"), key=("method", "towers", "seed"),
+        records.path_of("two_towers.csv"), key=("method", "towers", "seed"),
         columns=COLUMNS, provenance={"data": str(data), "towers": PLACE},
     )  # fmt: skip
     runs = [

@@ -79,7 +79,7 @@ def reason(errors):
 
 def main():
     """Record what is not yet in the file."""
-    record = records.Record(records.to_record("upstream_versions.csv"), key=KEY, columns=COLUMNS)
+    record = records.Record(records.path_of("upstream_versions.csv"), key=KEY, columns=COLUMNS)
     for one in record.progress(runs()):
         record.add([row(**one)])
 

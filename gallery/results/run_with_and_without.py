@@ -106,7 +106,7 @@ if __name__ == "__main__":
     data = datasets.load("mnist")
     data = data.take(train=len(data.x_train), test=min(2000, len(data.x_test)))
     record = records.Record(
-        records.to_record("with_and_without.csv"), key=("arm", "seed"), columns=COLUMNS,
+        records.path_of("with_and_without.csv"), key=("arm", "seed"), columns=COLUMNS,
         provenance={"data": str(data)},
     )  # fmt: skip
     for one in record.progress([{"arm": arm, "seed": seed} for seed in seeds for arm in ARMS]):

@@ -35,7 +35,7 @@ import bnref
 from bnref import training
 from bnref_gallery import datasets, models, records, scale
 
-provenance, record = records.read(records.recorded("batch_size.csv"))
+provenance, record = records.read(records.path_of("batch_size.csv"))
 SIZES = np.array([2, 4, 8, 16, 32, 64, 128])
 
 

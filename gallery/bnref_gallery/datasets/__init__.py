@@ -23,8 +23,8 @@ KERAS_HOME
 """
 
 # Relative, here and in the whole folder: the site loads it without bnref, which takes seconds.
-from .dataset import Dataset
-from .loading import available, load
-from .speech import Frames, Speech
+from ._dataset import Dataset
+from ._loading import available, load
+from ._speech import Frames, Speech
 
 __all__ = ["Dataset", "Frames", "Speech", "available", "load"]

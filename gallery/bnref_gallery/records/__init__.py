@@ -8,8 +8,8 @@ A sweep writes it a finished run at a time, and continues where it was stopped:
 ...     record.add([{**run, "step": step, "loss": loss} for step, loss in train(**run)])
 """
 
-from bnref_gallery.records.provenance import provenance_line
-from bnref_gallery.records.reading import read, recorded, to_record
-from bnref_gallery.records.record import Record
+from bnref_gallery.records._provenance import provenance_line
+from bnref_gallery.records._reading import path_of, read
+from bnref_gallery.records._record import Record
 
-__all__ = ["Record", "provenance_line", "read", "recorded", "to_record"]
+__all__ = ["Record", "path_of", "provenance_line", "read"]

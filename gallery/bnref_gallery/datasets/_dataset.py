@@ -5,8 +5,6 @@ from numbers import Integral
 
 import numpy as np
 
-__all__ = ["Dataset"]
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

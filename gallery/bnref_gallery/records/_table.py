@@ -4,8 +4,6 @@ import csv
 import io
 import os
 
-__all__ = []
-
 
 def parse(path):
     """Return the provenance, the names of the columns and the rows, all as text."""

@@ -4,12 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .dataset import of_images
-from .parsing import cifar10_binary, embedded_mnist, mnist_in_colour, npz, recordings
-from .speech import of_utterances
-from .synthetic_speech import synthetic_voice
-
-__all__ = []
+from ._dataset import of_images
+from ._parsing import cifar10_binary, embedded_mnist, mnist_in_colour, npz, recordings
+from ._speech import of_utterances
+from ._synthetic_speech import synthetic_voice
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = []
-
 
 def as_text(name, value):
     """Return the text of a cell in the column `name`, or refuse its value."""

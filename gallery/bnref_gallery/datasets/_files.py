@@ -7,8 +7,6 @@ import os
 import threading
 from pathlib import Path
 
-__all__ = []
-
 _CONNECT_SECONDS = 5
 _STALL_SECONDS = 30
 # Addresses that have failed once in this process, and are not tried again.

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = []
-
 RATE = 8000
 UTTERANCES = 150
 _FORMANTS = np.array([[730, 1090, 2440], [270, 2290, 3010], [300, 870, 2240], [530, 1840, 2480]])

@@ -5,11 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
-from bnref_gallery.records.cells import as_text, as_value, check_names, check_same_names
-from bnref_gallery.records.provenance import collect, merge
-from bnref_gallery.records.table import parse, write
-
-__all__ = ["Record"]
+from bnref_gallery.records._cells import as_text, as_value, check_names, check_same_names
+from bnref_gallery.records._provenance import collect, merge
+from bnref_gallery.records._table import parse, write
 
 
 class Record:

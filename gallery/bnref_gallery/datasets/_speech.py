@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Frames", "Speech"]
-
 WINDOW = 512  # samples of a frame
 HOP = 256  # samples from one frame to the next
 _FLOOR = 1e-6  # power below that of the quietest recorded noise; it keeps the logarithm finite

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = []
-
 
 def npz(data):
     """Parse an archive that has the four arrays under their names."""

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["provenance_line"]
-
 _LIBRARIES = ("tensorflow", "keras", "numpy", "bnref")
 _TITLES = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy", "bnref": "bnref"}
 

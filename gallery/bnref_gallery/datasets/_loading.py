@@ -5,12 +5,10 @@ import logging
 import os
 from pathlib import Path
 
-from .dataset import Dataset
-from .files import download, downloads_allowed, keras_folder, verified_bytes
-from .registry import entry_of
-from .speech import Speech
-
-__all__ = ["available", "load"]
+from ._dataset import Dataset
+from ._files import download, downloads_allowed, keras_folder, verified_bytes
+from ._registry import entry_of
+from ._speech import Speech
 
 _logger = logging.getLogger("bnref_gallery.datasets")
 

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bnref_gallery.records.cells import as_array
-from bnref_gallery.records.table import parse
-
-__all__ = ["read", "recorded", "to_record"]
+from bnref_gallery.records._cells import as_array
+from bnref_gallery.records._table import parse
 
 _FOLDER = Path(str(resources.files("bnref_gallery"))) / "recorded"
 
@@ -32,11 +30,15 @@ def read(path: str | PathLike) -> tuple[dict, dict[str, np.ndarray]]:
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If there is no such file; the message lists those beside it.
     ValueError
         If it has no line of columns or no rows, or a line is incomplete.
     """
-    provenance, names, lines = parse(Path(path))
+    path = Path(path)
+    if not path.exists():
+        there = ", ".join(sorted(each.name for each in path.parent.glob("*.csv"))) or "none"
+        raise FileNotFoundError(f"there is no recorded file {path}; beside it there are {there}")
+    provenance, names, lines = parse(path)
     if not lines:
         raise ValueError(f"{path} has no rows after its columns {names}")
     return provenance, {
@@ -44,27 +46,13 @@ def read(path: str | PathLike) -> tuple[dict, dict[str, np.ndarray]]:
     }
 
 
-def recorded(name: str) -> Path:
-    """Path of a recorded sweep that travels with the package.
+def path_of(name: str) -> Path:
+    """Path of a sweep of this file name, among those that travel with the package.
 
     Parameters
     ----------
     name : str
-        Its file name, such as ``"with_and_without.csv"``.
-
-    Raises
-    ------
-    ValueError
-        If no such file was recorded; the message lists those there are.
-    """
-    if not (_FOLDER / name).is_file():
-        names = ", ".join(sorted(path.name for path in _FOLDER.glob("*.csv")))
-        raise ValueError(f"name must be one of {names}; received {name!r}")
-    return _FOLDER / name
-
-
-def to_record(name: str) -> Path:
-    """Path where a sweep of this file name is recorded, among those that travel with the package.
+        Such as ``"with_and_without.csv"``; it may yet have to be recorded.
 
     Raises
     ------
