@@ -8,6 +8,7 @@ from helpers import batch_of
 
 from bnref import layers
 
+pytestmark = pytest.mark.slow
 # A layer before the norm, and the shape of its input.
 BEFORE = {
     "Dense": (lambda: keras.layers.Dense(3), (4,)),

@@ -146,6 +146,7 @@ def test_a_configuration_makes_an_equal_layer(case):
     )
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("policy, digits", [("mixed_float16", 10), ("mixed_bfloat16", 7)])
 def test_half_precision_rounds_the_output_and_nothing_else(batch, case, policy, digits, training):
