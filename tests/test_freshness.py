@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 import freshness  # noqa: E402  (they lie in the site's folder of extensions)
 import imports  # noqa: E402
 
+DEFECTS = '[claws]\nseen_on = { keras = "3.15.1" }\n[bite]\nseen_on = { keras = "3.15.1" }\n'
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
@@ -39,9 +41,11 @@ def project(tmp_path, monkeypatch):
         "gallery/bnref_gallery/timing.py": "",
         "gallery/pitfalls/plot_one.py": "import bnref\nfrom bnref import training\n"
         "from bnref_gallery import models\n\n"
-        "bnref.Norm, read('sweep.csv')\n",
+        "bnref.Norm, read('sweep.csv')\n"
+        'defects.defect("claws", True)\n',
         "gallery/pitfalls/plot_other.py": "from bnref import folding\n",
         "gallery/bnref_gallery/recorded/sweep.csv": "x\n1\n",
+        "gallery/bnref_gallery/defects.toml": DEFECTS,
         "gallery/bnref_gallery/recorded/unread.csv": "x\n1\n",
         "docs/index.md": "# Title\n",
         "README.md": "text\n",
@@ -81,6 +85,25 @@ def test_a_page_runs_again_when_what_it_depends_on_changes_and_not_otherwise(pro
     with (project / name).open("a") as file:
         file.write("# more\n")
     assert (key(project) != before) == (name in CHANGES_IT)
+
+
+@pytest.mark.parametrize(
+    "old, new, concerns",
+    [
+        ("[bite]", 'fixed_in = "3.16"\n[bite]', True),
+        ("3.15.1", "3.15.2", True),
+        ("[claws]", "[claw]", True),
+        ("[bite]", '[bite]\nfixed_in = "3.16"', False),
+        ("[bite]", "[barks]", False),
+        ("[claws]", "# a remark\n[claws]", False),
+    ],
+)
+def test_a_page_runs_again_when_its_defect_changes_and_not_when_another_does(
+    project, old, new, concerns
+):
+    before, file = key(project), project / "gallery" / "bnref_gallery" / "defects.toml"
+    file.write_text(DEFECTS.replace(old, new, 1), "utf-8")
+    assert (key(project) != before) == concerns
 
 
 # A module of each kind, and the words by which a page of this gallery uses it: the library's room

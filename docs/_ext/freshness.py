@@ -1,10 +1,10 @@
 """Decide which pages must run: a key over all that can change what a page shows.
 
-A gallery page runs again when its script, a recorded result it reads, a module that it imports or
-that those import, the pinned versions, Python, the scale, the kind of device or the data it would
-be built with change.
-sphinx-gallery itself looks at the script alone; where the key beside its generated page differs,
-the mark that calls the page finished is removed.
+A gallery page runs again when its script, a recorded result it reads, what is known of a defect
+that it names, a module that it imports or that those import, the pinned versions, Python, the
+scale, the kind of device or the data it would be built with change. sphinx-gallery itself looks at
+the script alone; where the key beside its generated page differs, the mark that calls the page
+finished is removed.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from imports import files_behind, packages
@@ -113,7 +114,15 @@ def page_key(script, shared, root=ROOT):
     for name in sorted(set(re.findall(r"[\w-]+\.csv", text))):
         path = packages(root)["bnref_gallery"] / "recorded" / name
         digest.update(path.read_bytes() if path.exists() else b"missing")
+    for table in defects_named(text, packages(root)["bnref_gallery"] / "defects.toml"):
+        digest.update(repr(table).encode())
     return digest.hexdigest()
+
+
+def defects_named(text, file):
+    """The tables of the file of defects that a script has the names of, in quotes."""
+    tables = tomllib.loads(file.read_text("utf-8")) if file.exists() else {}
+    return [(name, table) for name, table in tables.items() if f'"{name}"' in text]
 
 
 def unmark_stale_pages(app):
