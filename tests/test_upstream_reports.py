@@ -11,10 +11,17 @@ import sys
 import pytest
 
 from bnref_gallery import defects
-from bnref_gallery.upstream_reports import LIMIT, block, for_tf_keras, packages, paths, printed
+from bnref_gallery.upstream_reports import (
+    LIMIT,
+    NAMES,
+    block,
+    for_tf_keras,
+    packages,
+    paths,
+    printed,
+)
 
 REPORTS, DEFECTS = paths(), defects.known()
-TITLES = {"keras": "Keras", "tensorflow": "TensorFlow"}
 PARTS = ["Program", "It prints", "Expected", "Workaround", "Related"]
 
 # Where tf_keras prints something else than Keras 3 does, and what.
@@ -86,7 +93,7 @@ def test_a_report_has_all_its_parts_and_the_versions_that_the_page_names(name):
     assert re.findall(r"^## (.*)$", report, re.M) == PARTS
     (versions,) = re.findall(r"^Versions: (.*)\.$", report, re.M)
     for package, number in DEFECTS[name].seen_on.items():
-        assert f"{TITLES[package]} {number}" in versions
+        assert f"{NAMES[package]} {number}" in versions
     assert "bnref" not in report
 
 

@@ -7,12 +7,13 @@ without a defect, are warnings, and so errors.
 """
 
 from docutils import nodes
-from project import TITLES, depend_on, first_section, link_to
+from project import depend_on, first_section, link_to
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from tables import list_table
 
 from bnref_gallery import defects as props
+from bnref_gallery.upstream_reports import NAMES
 
 logger = logging.getLogger(__name__)
 REPORTS = "upstream/"
@@ -20,13 +21,13 @@ REPORTS = "upstream/"
 
 def package_of(defect):
     """The package at fault, as people write it."""
-    return TITLES.get(defect.package, defect.package)
+    return NAMES.get(defect.package, defect.package)
 
 
 def seen(defect):
     """The versions on which it was seen, in words."""
     versions = defect.seen_on.items()
-    return " with ".join(f"{TITLES.get(each, each)} {number}" for each, number in versions)
+    return " with ".join(f"{NAMES.get(each, each)} {number}" for each, number in versions)
 
 
 def note(defect, about_figures=""):

@@ -7,8 +7,6 @@ from sphinx import addnodes
 
 ROOT = Path(__file__).resolve().parents[2]
 PROPS = ROOT / "gallery" / "bnref_gallery"
-# The packages' names for people.
-TITLES = {"keras": "Keras", "tensorflow": "TensorFlow", "tf_keras": "tf_keras"}
 
 
 def depend_on(env, *paths):

@@ -64,7 +64,9 @@ def recorded(path, column, known):
     rows = [dict(zip(columns, line, strict=True)) for line in lines]
     for row in rows:
         if row[column] not in known:
-            raise ExtensionError(f"{path}: unknown {column} {row[column]!r} in {row}")
+            raise ExtensionError(
+                f"{path}: unknown {column} {row[column]!r}; known are {', '.join(known)}; in {row}"
+            )
     return provenance, rows
 
 
