@@ -182,18 +182,6 @@ def test_a_page_runs_again_when_its_data_would_come_from_elsewhere(project, monk
     assert key(project) != before
 
 
-def test_each_project_is_asked_for_its_own_data_sets_and_leaves_nothing_behind(project):
-    with (project / "gallery" / "bnref_gallery" / "datasets" / "registry.py").open("a") as file:
-        file.write('REGISTRY["more"] = REGISTRY["mnist"]\n')
-    before, usual = set(sys.modules), [
-        "mnist=embedded", "cifar10=embedded", "speech=embedded",
-    ]  # fmt: skip
-    assert freshness.data_sources() == usual
-    assert freshness.data_sources(project) == [*usual, "more=embedded"]
-    assert freshness.data_sources() == usual
-    assert not [name for name in set(sys.modules) - before if "datasets" in name]
-
-
 def test_looking_where_the_data_is_imports_neither_the_package_nor_tensorflow():
     code = """
 import sys, freshness
@@ -209,18 +197,6 @@ def test_a_file_that_only_moved_in_time_changes_nothing(project):
     for path in project.rglob("*.*"):
         os.utime(path, (1, 1))
     assert key(project) == before
-
-
-def test_an_unknown_kind_of_device_is_refused_by_name(monkeypatch):
-    monkeypatch.setenv("BNREF_DEVICE", "TPU")
-    with pytest.raises(SystemExit, match="BNREF_DEVICE must be one of CPU, GPU; received 'TPU'"):
-        freshness.device_kind()
-
-
-def test_an_unknown_scale_is_refused_by_name(monkeypatch):
-    monkeypatch.setenv("BNREF_SCALE", "huge")
-    with pytest.raises(SystemExit, match="BNREF_SCALE must be one of quick, full; received 'huge'"):
-        freshness.scale()
 
 
 class Checkout:

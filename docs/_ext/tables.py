@@ -7,7 +7,6 @@ the eye only. A list of rows is reStructuredText, so that references in it are r
 from html import escape
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.errors import ExtensionError
 
 
@@ -50,9 +49,7 @@ def list_table(directive, kind, rows):
             first, *more = content.splitlines()
             text += [f"   {'  -' if number else '* -'} {first}"]
             text += [f"       {line}".rstrip() for line in more]
-    node = nodes.container()
-    directive.state.nested_parse(StringList(text, source=kind), 0, node)
-    return node.children
+    return directive.parse_text_to_nodes("\n".join(text))
 
 
 def recorded(path, column, known):
