@@ -51,15 +51,25 @@ def test_the_signature_of_a_layer_has_its_arguments_without_their_types():
 
 
 def test_a_public_name_without_a_description_is_reported(monkeypatch):
-    monkeypatch.setattr(
-        coverage, "public_names", lambda: {"bnref": ["Known", "Forgotten", "module"]}
-    )
-    described = {"bnref.Known": None, "bnref.Known.Forgotten": None}  # a method is no function
+    public = {
+        "bnref": ["Known", "Forgotten", "PassedOn", "module"],
+        "bnref.layers": ["PassedOn", "Known"],
+        "bnref_gallery": ["PassedOn"],
+    }
+    monkeypatch.setattr(coverage, "public_names", lambda: public)
+    described = {
+        "bnref.Known": None,
+        "bnref.Known.Forgotten": None,  # a method is no function
+        "bnref.layers.PassedOn": None,
+    }
     domain = SimpleNamespace(objects=described, modules={"bnref.module": None})
     told = []
     monkeypatch.setattr(coverage.logger, "warning", lambda text, *rest: told.append(text % rest))
     coverage.check(None, SimpleNamespace(get_domain=lambda name: domain))
-    assert told == ["bnref.Forgotten is public but not in the API reference"]
+    assert told == [
+        "bnref.Forgotten is public but not in the API reference",
+        "bnref_gallery.PassedOn is public but not in the API reference",
+    ]
 
 
 def test_the_table_of_variants_says_what_the_hooks_say_and_marks_what_differs():
