@@ -18,6 +18,8 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 BUILD = DOCS / "_build"
+SCALES = ("quick", "full")
+KINDS = ("CPU", "GPU")
 BUILDERS = {"html": "html", "fast": "html", "linkcheck": "linkcheck"}
 # What the C++ side of TensorFlow and the notebooks' kernels say at every start, of no use here.
 NOISE = re.compile(
@@ -58,11 +60,8 @@ def main(mode):
 
 def prepare_environment(mode):
     """Set what the gallery's and the notebooks' processes inherit."""
-    sys.path.insert(0, str(DOCS / "_ext"))
-    import freshness
-
-    os.environ["BNREF_DEVICE"] = freshness.device_kind()
-    os.environ["BNREF_SCALE"] = freshness.scale()  # names a wrong value before anything is run
+    os.environ["BNREF_DEVICE"] = device_kind()
+    os.environ["BNREF_SCALE"] = scale()  # names a wrong value before anything is run
     print(f"Building the {os.environ['BNREF_SCALE']} site on {os.environ['BNREF_DEVICE']}s")
     if mode == "html" and not (DOCS / "gallery").exists():
         # A first build: fetch the data once, so that no page has to and no cache key changes.
@@ -75,13 +74,42 @@ def prepare_environment(mode):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if os.environ["BNREF_DEVICE"] == "CPU":
         for variable in THREADS:
-            os.environ.setdefault(variable, str(max(1, freshness.cores() // PARALLEL)))
+            os.environ.setdefault(variable, str(max(1, cores() // PARALLEL)))
     os.environ.pop("MPLBACKEND", None)  # the notebooks' kernel draws into the page
     # A kernel of the same name elsewhere on the machine must not run the pages.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     # CIFAR-10 makes a worker grow by 700 MB; loky replaces it, which is right, and says so.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
+
+
+def device_kind():
+    """GPU where TensorFlow sees one, else CPU; asks TensorFlow only where a GPU may be."""
+    known = os.environ.get("BNREF_DEVICE")
+    if known:
+        if known not in KINDS:
+            sys.exit(f"BNREF_DEVICE must be one of {', '.join(KINDS)}; received {known!r}")
+        return known
+    nodes = ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"]
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or not any(Path(node).exists() for node in nodes):
+        return "CPU"
+    code = "from bnref import devices; print(devices.names(1)[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()[-1].partition(":")[0]
+
+
+def cores():
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def scale():
+    """``BNREF_SCALE``, or full on a GPU and quick elsewhere."""
+    wanted = os.environ.get("BNREF_SCALE") or ("full" if device_kind() == "GPU" else "quick")
+    if wanted not in SCALES:
+        sys.exit(f"BNREF_SCALE must be one of {', '.join(SCALES)}; received {wanted!r}")
+    return wanted
 
 
 def run_with_second_chance(builder, doctrees, output):

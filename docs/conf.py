@@ -7,8 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-import freshness
-
 SECTIONS = ["questions", "variants", "pitfalls", "multi_gpu", "performance"]
 execute = os.environ.get("BNREF_EXECUTE") != "0"
 
@@ -83,7 +81,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "plot_gallery": execute,
     # Two workers, each with its own TensorFlow; a page about speed runs alone.
-    "parallel": 2 if freshness.device_kind() == "CPU" else False,
+    "parallel": 2 if os.environ.get("BNREF_DEVICE", "CPU") == "CPU" else False,
     "reset_modules": ("foot.watch",),
     "reset_modules_order": "both",
     "capture_repr": (),
@@ -124,6 +122,7 @@ html_sidebars = {
         "contributing",
     )
 }
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_theme_options = {
     "logo": {"text": "bnref"},
     "navbar_align": "left",

@@ -100,3 +100,15 @@ print(build.run_with_second_chance("html", "doctrees", "output"), len(list(statu
     ran_again = statuses[0] and "worker" in message
     assert done.stdout.split() == [str(expected), "0" if ran_again else "1"]
     assert done.stderr.count(message) == 1 + bool(ran_again)
+
+
+def test_an_unknown_kind_of_device_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("BNREF_DEVICE", "TPU")
+    with pytest.raises(SystemExit, match="BNREF_DEVICE must be one of CPU, GPU; received 'TPU'"):
+        build.device_kind()
+
+
+def test_an_unknown_scale_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("BNREF_SCALE", "huge")
+    with pytest.raises(SystemExit, match="BNREF_SCALE must be one of quick, full; received 'huge'"):
+        build.scale()

@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 import conformance as extension  # noqa: E402  (it lies in the site's folder of extensions)
 
-from bnref_gallery.conformance import BEHAVIOURS, IMPLEMENTATIONS  # noqa: E402
+from bnref_gallery.conformance import (  # noqa: E402
+    BEHAVIOURS,
+    IMPLEMENTATIONS,
+    programs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,7 @@ def altered(path, old, new):
 def test_an_unknown_verdict_in_the_record_is_refused(tmp_path):
     path = altered(tmp_path / "a.csv", "frozen,as the formula", "frozen,fine")
     with pytest.raises(
-        ExtensionError, match="verdict 'fine' of .*frozen.*; known are as the formula"
+        ExtensionError, match="a.csv: unknown verdict 'fine'; known are as the formula, .*'frozen'"
     ):
         extension.cells(path)
 
@@ -144,7 +148,7 @@ def test_a_record_that_lacks_a_cell_is_refused(tmp_path):
 
 
 def test_a_program_is_shown_with_what_it_uses_and_nothing_else():
-    shown = extension.program(BEHAVIOURS["variance remembered"])
+    shown = programs.program(BEHAVIOURS["variance remembered"])
     assert (
         shown.index("def variance_kept") < shown.index("def ratio_kept") < shown.index("def kind")
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,9 +23,20 @@ Home
    upstream/*
    gallery/*/*
 """
-SEEN = '{"keras": "3.15.1", "tensorflow": "2.21.0"}'
-CALL = """from bnref_gallery import defects
-if defects.defect({!r}, 1 > 0, seen_on={}, fixed_in={!r}): 1
+DEFECTS = """
+[claws]
+seen_on = { keras = "3.15.1", tensorflow = "2.21.0" }
+pages = ["pitfalls/plot_cat"]
+
+[barks]
+seen_on = { tensorflow = "2.21.0" }
+pages = ["pitfalls/plot_dog"]
+fixed_in = "2.22"
+"""
+BITE = """
+[bite]
+seen_on = { keras = "3.15.1" }
+pages = ["pitfalls/plot_cat"]
 """
 
 
@@ -35,33 +45,29 @@ def heading(title):
 
 
 class Site:
-    """Pages, and beside them the scripts that they were made of; built as often as asked."""
+    """Pages, reports and the file of defects; built as often as asked."""
 
     def __init__(self, folder):
-        self.folder, self.warnings = folder, ""
+        self.folder, self.warnings, self.file = folder, "", folder / "defects.toml"
         self.write("index", INDEX)
         for name in ("cat", "dog", "eel"):
             self.write(f"gallery/pitfalls/plot_{name}", heading(f"Of {name}s"))
         self.write("upstream/claws", heading("Claws scratch"))
         self.write("upstream/barks", heading("Barks at night"))
-        self.script("cat", CALL.format("claws", SEEN, None))
-        self.script("dog", CALL.format("barks", '{"tensorflow": "2.21.0"}', "2.22"))
-        self.script("eel", "defects = 'not a call'\n")
+        self.file.write_text(DEFECTS, "utf-8")
+
+    def change(self, old, new):
+        assert old in DEFECTS
+        self.file.write_text(DEFECTS.replace(old, new), "utf-8")
 
     def write(self, name, text):
         path = self.folder / "docs" / f"{name}.rst"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
 
-    def script(self, name, text):
-        path = self.folder / "gallery" / "pitfalls" / f"plot_{name}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-
     def build(self, *, fresh=True):
         told, docs = io.StringIO(), self.folder / "docs"
         settings = {"extensions": ["defects"], "html_theme": "basic"}
-        settings["defects_gallery"] = str(self.folder / "gallery")
         app = Sphinx(
             docs, None, self.folder / "out", self.folder / "trees", "html",
             confoverrides=settings, status=None, warning=told, freshenv=fresh,
@@ -86,8 +92,10 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path):
-    return Site(tmp_path)
+def site(tmp_path, monkeypatch):
+    site = Site(tmp_path)
+    monkeypatch.setattr(defects.props, "FILE", site.file)
+    return site
 
 
 def test_a_page_says_under_its_title_where_its_defect_was_seen_and_leads_to_the_report(site):
@@ -121,7 +129,7 @@ def test_a_defect_that_was_fixed_is_told_as_such_on_page_report_and_in_the_table
 
 def test_one_changed_line_mends_page_report_and_table(site):
     site.build()
-    site.script("cat", CALL.format("claws", SEEN, "3.16"))
+    site.change("[barks]", 'fixed_in = "3.16"\n[barks]')
     site.build(fresh=False)
     assert site.note("gallery/pitfalls/plot_cat")[0].startswith("Fixed in Keras 3.16. The text")
     assert site.note("upstream/claws")[0].startswith("Fixed in Keras 3.16. The text")
@@ -129,51 +137,34 @@ def test_one_changed_line_mends_page_report_and_table(site):
 
 
 def test_a_defect_that_two_pages_show_has_one_row_with_both(site):
-    site.script("eel", CALL.format("claws", SEEN, None))
+    site.change('"pitfalls/plot_cat"', '"pitfalls/plot_cat", "pitfalls/plot_eel"')
     site.build()
     assert site.warnings == ""
     assert site.table()[0][2] == "Of cats, Of eels"
     assert len(site.table()) == 2
     assert site.note("upstream/claws")[0].endswith("Asserted by Of cats, Of eels.")
+    for name in ("cat", "eel"):
+        assert site.note(f"gallery/pitfalls/plot_{name}")[0].startswith("Seen on Keras 3.15.1")
 
 
 def test_a_page_with_two_defects_says_both(site):
-    site.script("eel", CALL.format("claws", SEEN, None) + CALL.format("bite", SEEN, None))
+    site.change("[claws]", f"{BITE}[claws]")
     site.write("upstream/bite", heading("Bites"))
-    note = site.build().page("gallery/pitfalls/plot_eel").find("div", class_="defect")
+    note = site.build().page("gallery/pitfalls/plot_cat").find("div", class_="defect")
     assert note.get_text().count("Seen on Keras 3.15.1") == 2
     assert [link["href"].rpartition("/")[2] for link in note("a")] == ["bite.html", "claws.html"]
 
 
 @pytest.mark.parametrize(
-    "change, warning",
+    "old, new, warning",
     [
-        (lambda site: site.script("eel", CALL.format("bite", SEEN, None)),
-         "gallery/pitfalls/plot_eel.rst: WARNING: no report docs/upstream/bite.md"),
-        (lambda site: site.script("eel", CALL.format("claws", SEEN, "3.16")),
-         "plot_eel.rst: WARNING: says of claws otherwise than gallery/pitfalls/plot_cat"),
-        (lambda site: site.script("cat", ""),
-         "upstream/claws.rst: WARNING: no page asserts this defect"),
+        ("[claws]", f"{BITE}[claws]",
+         "gallery/pitfalls/plot_cat.rst:2: WARNING: unknown document: '/upstream/bite'"),
+        ("plot_cat", "plot_ape", "WARNING: unknown document: '/gallery/pitfalls/plot_ape'"),
+        ("[claws]", "[scratches]",
+         "upstream/claws.rst: WARNING: {file} has no defect of this name"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_a_warning(site, change, warning):
-    change(site)
-    assert warning in site.build().warnings
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        "defect(name, True, seen_on={'keras': '3.15.1'})",
-        "defects.defect('a', True, seen_on=SEEN)",
-        "defects.defect('a', True, seen_on=None)",
-        "defects.defect('a', True)",
-        "defects.defect('a', True, seen_on={'keras': '3.15.1'}, fixed_in=FIXED)",
-        "defects.defect(shows=True, seen_on={'keras': '3.15.1'})",
-    ],
-)
-def test_a_call_that_cannot_be_read_names_page_and_line(tmp_path, call):
-    (tmp_path / "pitfalls").mkdir()
-    (tmp_path / "pitfalls" / "plot_a.py").write_text(f"x = 1\n{call}\n")
-    with pytest.raises(ExtensionError, match="plot_a.py, line 2: the site reads defect"):
-        defects.defects(tmp_path)
+def test_what_does_not_fit_is_a_warning(site, old, new, warning):
+    site.change(old, new)
+    assert warning.format(file=site.file) in site.build().warnings

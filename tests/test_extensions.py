@@ -1,6 +1,9 @@
 """The site's small Sphinx extensions, each by what it must do or refuse."""
 
+import inspect
 import logging
+import pkgutil
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,15 +49,25 @@ def test_the_signature_of_a_layer_has_its_arguments_without_their_types():
 
 
 def test_a_public_name_without_a_description_is_reported(monkeypatch):
-    monkeypatch.setattr(
-        coverage, "public_names", lambda: {"bnref": ["Known", "Forgotten", "module"]}
-    )
-    described = {"bnref.Known": None, "bnref.Known.Forgotten": None}  # a method is no function
+    public = {
+        "bnref": ["Known", "Forgotten", "PassedOn", "module"],
+        "bnref.layers": ["PassedOn", "Known"],
+        "bnref_gallery": ["Known"],
+    }
+    monkeypatch.setattr(coverage, "public_names", lambda: public)
+    described = {
+        "bnref.Known": None,
+        "bnref.Known.Forgotten": None,  # a method is no function
+        "bnref.layers.PassedOn": None,
+    }
     domain = SimpleNamespace(objects=described, modules={"bnref.module": None})
     told = []
     monkeypatch.setattr(coverage.logger, "warning", lambda text, *rest: told.append(text % rest))
     coverage.check(None, SimpleNamespace(get_domain=lambda name: domain))
-    assert told == ["bnref.Forgotten is public but not in the API reference"]
+    assert told == [
+        "bnref.Forgotten is public but not in the API reference",
+        "bnref_gallery.Known is public but not in the API reference",
+    ]
 
 
 def test_the_table_of_variants_says_what_the_hooks_say_and_marks_what_differs():
@@ -80,27 +93,45 @@ def test_the_table_of_functions_says_what_they_do():
     assert rows["stored_moments_norm"][4].endswith("plot_two_towers`")
 
 
-def test_a_page_is_the_one_that_names_a_variant_most_often_and_not_a_part_of_its_name():
-    assert variants.page("GhostBatchNorm").startswith(":doc:`/gallery/variants/")
-    assert variants.page("GhostBatch") == "—"
+@pytest.fixture
+def listed(tmp_path, monkeypatch):
+    """Change the file about the variants, in a copy."""
+
+    def change(old, new):
+        text = variants.FILE.read_text("utf-8")
+        assert old in text
+        monkeypatch.setattr(variants, "FILE", tmp_path / "variants.csv")
+        variants.FILE.write_text(text.replace(old, new), "utf-8")
+
+    return change
 
 
-def test_a_layer_that_does_not_say_when_its_statistics_are_used_is_refused():
-    class Unclear(bnref.BatchNorm):
-        def training_moments(self, x):
-            """Used when? Now and then."""
-
-    with pytest.raises(ValueError, match="must begin with 'Used when\\? In training'"):
-        variants.statistics(Unclear)
+def test_a_layer_without_a_line_and_a_line_without_a_layer_are_refused(listed):
+    listed("layers.GhostBatchNorm", "layers.GhostNorm")
+    with pytest.raises(ExtensionError, match=r"csv.* lacks layers\.Ghost.*, layers\.Ghost"):
+        list(variants.layer_rows())
 
 
-def test_a_hook_that_does_not_answer_its_question_is_refused():
-    class Silent(bnref.BatchNorm):
-        def update_population(self, moments):
-            """Do something."""
+def test_a_line_without_a_function_is_refused(listed):
+    listed("folding.fold", "folding.unfold")
+    with pytest.raises(ExtensionError, match="has folding.unfold, which bnref has not"):
+        list(variants.function_rows())
 
-    with pytest.raises(ValueError, match="Silent.update_population: the docstring must begin"):
-        variants.answer(Silent, "update_population", "Remembered how?")
+
+@pytest.mark.parametrize("name", bnref.layers.__all__)
+def test_each_hook_asks_its_question_and_answers_it(name):
+    for hook, question in variants.HOOKS.items():
+        first = inspect.getdoc(getattr(getattr(bnref.layers, name), hook)).splitlines()[0]
+        assert first.startswith(f"{question} ") or first.startswith(f"{question}, "), hook
+
+
+def test_the_papers_and_questions_in_the_file_are_those_of_the_docstrings():
+    for row in [*variants.listed(True).values(), *variants.listed(False).values()]:
+        text = inspect.getdoc(pkgutil.resolve_name(f"bnref.{row['name']}"))
+        papers = dict.fromkeys(re.findall(r"arXiv\s+(\d{4}\.\d{4,5})", text))
+        assert row["papers"] == (", ".join(papers) or "—"), row["name"]
+        if row["question"]:
+            assert set(re.findall(r"[Qq]uestion (\d)", text)) == {row["question"]}, row["name"]
 
 
 def test_a_formula_that_cannot_be_read_names_its_page():

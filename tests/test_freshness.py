@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 import freshness  # noqa: E402  (they lie in the site's folder of extensions)
 import imports  # noqa: E402
 
+DEFECTS = '[claws]\nseen_on = { keras = "3.15.1" }\n[bite]\nseen_on = { keras = "3.15.1" }\n'
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
@@ -38,9 +40,11 @@ def project(tmp_path, monkeypatch):
         "gallery/bnref_gallery/timing.py": "",
         "gallery/pitfalls/plot_one.py": "import bnref\nfrom bnref import training\n"
         "from bnref_gallery import models\n\n"
-        "bnref.Norm, read('sweep.csv')\n",
+        "bnref.Norm, read('sweep.csv')\n"
+        'defects.defect("claws", True)\n',
         "gallery/pitfalls/plot_other.py": "from bnref import folding\n",
         "gallery/bnref_gallery/recorded/sweep.csv": "x\n1\n",
+        "gallery/bnref_gallery/defects.toml": DEFECTS,
         "gallery/bnref_gallery/recorded/unread.csv": "x\n1\n",
         "docs/index.md": "# Title\n",
         "README.md": "text\n",
@@ -80,6 +84,25 @@ def test_a_page_runs_again_when_what_it_depends_on_changes_and_not_otherwise(pro
     with (project / name).open("a") as file:
         file.write("# more\n")
     assert (key(project) != before) == (name in CHANGES_IT)
+
+
+@pytest.mark.parametrize(
+    "old, new, concerns",
+    [
+        ("[bite]", 'fixed_in = "3.16"\n[bite]', True),
+        ("3.15.1", "3.15.2", True),
+        ("[claws]", "[claw]", True),
+        ("[bite]", '[bite]\nfixed_in = "3.16"', False),
+        ("[bite]", "[barks]", False),
+        ("[claws]", "# a remark\n[claws]", False),
+    ],
+)
+def test_a_page_runs_again_when_its_defect_changes_and_not_when_another_does(
+    project, old, new, concerns
+):
+    before, file = key(project), project / "gallery" / "bnref_gallery" / "defects.toml"
+    file.write_text(DEFECTS.replace(old, new, 1), "utf-8")
+    assert (key(project) != before) == concerns
 
 
 # A module of each kind, and the words by which a page of this gallery uses it: the library's room
@@ -158,18 +181,6 @@ def test_a_page_runs_again_when_its_data_would_come_from_elsewhere(project, monk
     assert key(project) != before
 
 
-def test_each_project_is_asked_for_its_own_data_sets_and_leaves_nothing_behind(project):
-    with (project / "gallery" / "bnref_gallery" / "datasets" / "registry.py").open("a") as file:
-        file.write('REGISTRY["more"] = REGISTRY["mnist"]\n')
-    before, usual = set(sys.modules), [
-        "mnist=embedded", "cifar10=embedded", "speech=embedded",
-    ]  # fmt: skip
-    assert freshness.data_sources() == usual
-    assert freshness.data_sources(project) == [*usual, "more=embedded"]
-    assert freshness.data_sources() == usual
-    assert not [name for name in set(sys.modules) - before if "datasets" in name]
-
-
 def test_looking_where_the_data_is_imports_neither_the_package_nor_tensorflow():
     code = """
 import sys, freshness
@@ -185,18 +196,6 @@ def test_a_file_that_only_moved_in_time_changes_nothing(project):
     for path in project.rglob("*.*"):
         os.utime(path, (1, 1))
     assert key(project) == before
-
-
-def test_an_unknown_kind_of_device_is_refused_by_name(monkeypatch):
-    monkeypatch.setenv("BNREF_DEVICE", "TPU")
-    with pytest.raises(SystemExit, match="BNREF_DEVICE must be one of CPU, GPU; received 'TPU'"):
-        freshness.device_kind()
-
-
-def test_an_unknown_scale_is_refused_by_name(monkeypatch):
-    monkeypatch.setenv("BNREF_SCALE", "huge")
-    with pytest.raises(SystemExit, match="BNREF_SCALE must be one of quick, full; received 'huge'"):
-        freshness.scale()
 
 
 class Checkout:

@@ -138,7 +138,7 @@ def test_wheel_and_source_archive_have_the_package_and_nothing_odd(archives):
     wanted = {
         path.relative_to(home).as_posix()
         for home, package in ((ROOT, "bnref"), (ROOT / "gallery", "bnref_gallery"))
-        for kind in ("*.py", "*.csv")
+        for kind in ("*.py", "*.csv", "*.toml")
         for path in (home / package).rglob(kind)
     }
     about = {each for each in names if ".dist-info/" in each}

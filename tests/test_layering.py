@@ -1,6 +1,7 @@
 """Tests of who imports whom, by reading the sources, and of what is public."""
 
 import ast
+import csv
 import importlib
 import pkgutil
 import re
@@ -348,7 +349,12 @@ def test_the_reference_imports_numpy_alone():
 
 
 @pytest.mark.parametrize("name", bnref.layers.__all__)
-def test_each_layer_names_the_page_that_shows_it(name):
-    shown = re.search(r"Shown in :doc:`/gallery/(.+)`", getattr(bnref.layers, name).__doc__)
+def test_each_layer_names_the_page_that_shows_it_as_the_table_of_variants_does(name):
+    shown = re.search(r"Shown in :doc:`/(.+)`", getattr(bnref.layers, name).__doc__)
     assert shown, f"{name} says nowhere which page shows it"
-    assert f"bnref.{name}" in (GALLERY / f"{shown[1]}.py").read_text("utf-8")
+    with (PACKAGE.parent / "docs" / "variants.csv").open(encoding="utf-8") as file:
+        pages = {row["name"]: row["page"] for row in csv.DictReader(file)}
+    assert pages[f"layers.{name}"] == shown[1]
+    suffix = ".py" if shown[1].startswith("gallery/") else ".md"
+    folder = PACKAGE.parent if suffix == ".py" else PACKAGE.parent / "docs"
+    assert name in (folder / f"{shown[1]}{suffix}").read_text("utf-8")

@@ -144,6 +144,13 @@ def test_a_page_says_its_symptom_and_leads_back_to_the_finder(site):
     assert boxes[1].a["href"] == "../../symptoms.html#too-much"
 
 
+def test_a_reference_in_a_cause_leads_to_its_page_from_the_finder_too(site):
+    cause = ":doc:`a cat </gallery/pitfalls/cat>`"
+    site.write("gallery/variants/fox", page("Of foxes", entry(cause=cause)))
+    (row,) = site.build().page("symptoms").find("a", string="Of foxes").find_parents("tr")
+    assert row.td.a["href"] == "gallery/pitfalls/cat.html"
+
+
 def test_a_new_page_appears_in_the_finder_by_itself_and_a_removed_one_goes(site):
     site.build()
     site.write("gallery/pitfalls/ant", page("Of ants", entry(cause="an ant", likelihood="usual")))
@@ -159,7 +166,7 @@ def test_a_new_page_appears_in_the_finder_by_itself_and_a_removed_one_goes(site)
     "name, text, warning",
     [
         ("gallery/variants/fox", page("Fox", entry("bad luck")),
-         "no such symptom: 'bad luck'; the finder has no luck, too much"),
+         "fox.rst:: WARNING: the finder has no symptom 'bad luck'"),
         ("gallery/pitfalls/cat", page("Of cats", entry()), "no page has the symptom 'too much'"),
         ("gallery/pitfalls/ant", "Ants\n====\n", "a pitfall page without '.. symptom::'"),
         ("gallery/variants/fox", "Fox\n===\n\n.. symptom:: no luck\n   :cause: a fox\n",

@@ -7,18 +7,13 @@ import select
 import signal
 import subprocess
 import sys
-from importlib.metadata import version
-from pathlib import Path
 
 import pytest
-from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parents[1]
-
-import defects  # noqa: E402  (it lies in the site's folder of extensions)
-
-from bnref_gallery.upstream_reports import (  # noqa: E402
+from bnref_gallery import defects
+from bnref_gallery.upstream_reports import (
     LIMIT,
+    NAMES,
     block,
     for_tf_keras,
     packages,
@@ -26,8 +21,7 @@ from bnref_gallery.upstream_reports import (  # noqa: E402
     printed,
 )
 
-REPORTS = paths()
-DEFECTS = {each.name: each for each in defects.defects(ROOT / "gallery")}
+REPORTS, DEFECTS = paths(), defects.known()
 PARTS = ["Program", "It prints", "Expected", "Workaround", "Related"]
 
 # Where tf_keras prints something else than Keras 3 does, and what.
@@ -49,11 +43,6 @@ def text(name):
     return REPORTS[name].read_text("utf-8")
 
 
-def is_gone(defect):
-    package, _ = defect.seen_on[0]
-    return bool(defect.fixed_in) and Version(version(package)) >= Version(defect.fixed_in)
-
-
 def test_each_defect_has_a_report_and_each_report_a_defect():
     assert set(REPORTS) == set(DEFECTS)
     assert len(REPORTS) >= 9
@@ -62,7 +51,7 @@ def test_each_defect_has_a_report_and_each_report_a_defect():
 @each_report
 def test_the_program_prints_what_the_report_says_until_the_defect_is_gone(name, tmp_path):
     output = printed(block(name, "python"), tmp_path)
-    if is_gone(DEFECTS[name]):
+    if DEFECTS[name].is_fixed:
         assert output != block(name, "text")
     else:
         assert output == block(name, "text")
@@ -103,8 +92,8 @@ def test_a_report_has_all_its_parts_and_the_versions_that_the_page_names(name):
     assert line and before.startswith("# ")
     assert re.findall(r"^## (.*)$", report, re.M) == PARTS
     (versions,) = re.findall(r"^Versions: (.*)\.$", report, re.M)
-    for package, number in DEFECTS[name].seen_on:
-        assert f"{defects.NAMES[package]} {number}" in versions
+    for package, number in DEFECTS[name].seen_on.items():
+        assert f"{NAMES[package]} {number}" in versions
     assert "bnref" not in report
 
 

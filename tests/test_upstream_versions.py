@@ -15,6 +15,7 @@ from sphinx.errors import ExtensionError
 ROOT = Path(__file__).resolve().parents[1]
 
 import run_upstream_versions as sweep  # noqa: E402  (they lie in folders of their own)
+import tables  # noqa: E402
 import versions as extension  # noqa: E402
 
 from bnref_gallery import upstream_reports as reports  # noqa: E402
@@ -27,7 +28,7 @@ each_report = pytest.mark.parametrize("name", REPORTS)
 @pytest.fixture(scope="module")
 def recorded():
     """The rows of the record."""
-    return extension.rows()[1]
+    return tables.recorded(extension.RECORD, "result", extension.RESULTS)[1]
 
 
 # The record.
@@ -216,19 +217,19 @@ def invented(*results, package="keras", words=""):
     ],
 )  # fmt: skip
 def test_versions_are_told_in_a_line(rows, told):
-    assert extension.since(rows) == told
+    assert reports.since(rows) == told
 
 
 @each_report
 def test_each_report_says_since_which_version_and_in_which_not(name, recorded):
     text = REPORTS[name].read_text("utf-8").partition("\n---\n")[2]
-    told = extension.since([row for row in recorded if row["report"] == name])
+    told = reports.since([row for row in recorded if row["report"] == name])
     assert re.findall(r"^Seen: .*$", text, re.M) == [told]
 
 
 def test_the_table_has_the_newest_version_first_and_words_beside_the_signs():
     rows = invented("s", "d", "s <b>") + invented("e", "f", package="tf_keras")
-    page = BeautifulSoup(extension.table(rows, "to/{}.html".format), "html.parser")
+    page = BeautifulSoup(extension.table(rows, "to/{}.html".format).astext(), "html.parser")
     region = page.find("div")
     assert region["tabindex"] == "0" and region["role"] == "region" and region["aria-label"]
     assert [each.get_text() for each in page.find_all("th", scope="row")] == [
@@ -267,7 +268,7 @@ def test_the_page_has_the_style_by_which_the_table_scrolls_and_links_that_lead_t
 def test_a_report_that_a_package_was_not_tried_with_is_told_so():
     rows = invented("s") + [{**invented("d", package="tf_keras")[0], "report": "c"}]
     rows += [{**invented("d")[0], "report": "c"}]
-    page = BeautifulSoup(extension.table(rows, str), "html.parser")
+    page = BeautifulSoup(extension.table(rows, str).astext(), "html.parser")
     assert page.find_all("tr")[-1].td.get_text() == "not tried"
 
 
@@ -275,5 +276,5 @@ def test_an_unknown_result_in_the_record_is_refused(tmp_path):
     text = extension.RECORD.read_text("utf-8")
     assert "shows it" in text
     (tmp_path / "a.csv").write_text(text.replace("shows it", "is fine", 1), "utf-8")
-    with pytest.raises(ExtensionError, match="unknown result 'is fine' of empty_replica_nan"):
-        extension.rows(tmp_path / "a.csv")
+    with pytest.raises(ExtensionError, match="unknown result 'is fine'; .*empty_replica_nan"):
+        tables.recorded(tmp_path / "a.csv", "result", extension.RESULTS)

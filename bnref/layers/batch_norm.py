@@ -29,7 +29,7 @@ class BatchNorm(ChannelLayer):
     2. `update_population`: remembered how?
     3. `training_moments` and `inference_moments`: used when?
 
-    Shown in :doc:`/gallery/questions/plot_with_and_without_batch_norm`.
+    Shown in :doc:`/learn/what_it_computes`.
 
     Parameters
     ----------

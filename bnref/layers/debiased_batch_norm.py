@@ -20,7 +20,7 @@ class DebiasedBatchNorm(BatchNorm):
     by the weight it has gathered, 1 − ρᵗ, so that after one batch the population is that batch.
     Shapes, arguments and errors are those of `BatchNorm`.
 
-    Shown in :doc:`/gallery/questions/plot_with_and_without_batch_norm`.
+    Shown in :doc:`/gallery/variants/plot_the_moving_average_lags_or_trembles`.
 
     Attributes
     ----------

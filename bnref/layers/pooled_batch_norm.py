@@ -22,7 +22,7 @@ class PooledBatchNorm(BatchNorm):
     variances plus the variance of the means. One collective in training, of 3C numbers a replica,
     and none backward. Shapes, arguments and errors are those of `BatchNorm`.
 
-    Shown in :doc:`/gallery/multi_gpu/plot_what_several_replicas_remember`.
+    Shown in :doc:`/gallery/variants/plot_replicas_and_whose_statistics`.
 
     Notes
     -----

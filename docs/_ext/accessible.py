@@ -10,8 +10,6 @@ CARD = re.compile(
 
 def repair(app, pagename, templatename, context, doctree):
     """Mend the page's body before it is written."""
-    # Following the system, which the theme wants said rather than left empty.
-    context["default_mode"] = "auto"
     body = context.get("body")
     if not body:
         return

@@ -7,20 +7,20 @@ give a cell's value, as a link, and refuse a cell of another verdict: what the p
 then no longer true.
 """
 
-import ast
 import inspect
+import itertools
 import re
 from collections import Counter
 from html import escape
-from pathlib import Path
 
+import tables
 from docutils import nodes
+from project import PROPS, depend_on
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-ROOT = Path(__file__).resolve().parents[2]
-RECORD = ROOT / "gallery" / "bnref_gallery" / "recorded" / "conformance.csv"
-PROGRAMS = ROOT / "gallery" / "bnref_gallery" / "conformance"
+RECORD = PROPS / "recorded" / "conformance.csv"
+PROGRAMS = PROPS / "conformance"
 # A sign for each verdict, so that its colour is not needed to tell it.
 VERDICTS = {
     "as the formula": ("agrees", "✓"),
@@ -28,63 +28,50 @@ VERDICTS = {
     "wrong": ("wrong", "✗"),
     "not offered": ("absent", "–"),
 }
+# What the files are for that are no implementation's.
+SHARED = {
+    "asking": "A step and its outcome",
+    "formula": "The formula, in float64",
+    "replicas": "Replicas of TensorFlow",
+    "torch_process": "A process of PyTorch",
+    "__init__": "All rows and columns",
+}
 
 
 def cells(path=None):
     """The provenance, and the cells by (implementation, behaviour): all of them, and judged."""
-    from bnref_gallery import records
     from bnref_gallery.conformance import BEHAVIOURS, IMPLEMENTATIONS
 
     path = path or RECORD
-    provenance, columns = records.read(path)
-    lines = zip(*(column.tolist() for column in columns.values()), strict=True)
-    rows = [dict(zip(columns, line, strict=True)) for line in lines]
+    provenance, rows = tables.recorded(path, "verdict", VERDICTS)
     found = {(row["implementation"], row["behaviour"]): row for row in rows}
-    for name, row in found.items():
-        if row["verdict"] not in VERDICTS:
-            known = ", ".join(VERDICTS)
-            raise ExtensionError(f"{path}: verdict {row['verdict']!r} of {name}; known are {known}")
-    wanted = [(i, b) for i in IMPLEMENTATIONS for b in BEHAVIOURS]
+    wanted = list(itertools.product(IMPLEMENTATIONS, BEHAVIOURS))
     if missing := [name for name in wanted if name not in found]:
         raise ExtensionError(f"{path} has no cell for {missing}: delete it and record it anew")
     return provenance, {name: found[name] for name in wanted}
 
 
+def table(found):
+    """The table: behaviours across, implementations down, each cell a link to the full answer."""
+    behaviours = list(dict.fromkeys(behaviour for _, behaviour in found))
+    columns = [tables.link(escape(b), f"#behaviour-{nodes.make_id(b)}") for b in behaviours]
+    rows = [
+        (breakable(name), [cell(found[name, behaviour]) for behaviour in behaviours])
+        for name in dict.fromkeys(implementation for implementation, _ in found)
+    ]
+    return tables.scrolling("Conformance table", "implementation", columns, rows)
+
+
+def cell(row):
+    """One cell of the table."""
+    verdict, sign = VERDICTS[row["verdict"]]
+    address = f"#{anchor(row['implementation'], row['behaviour'])}"
+    return tables.cell(verdict, sign, apostrophes(shown(row["value"])), row["verdict"], address)
+
+
 def anchor(implementation, behaviour):
     """Where the full answer stands."""
     return f"{nodes.make_id(behaviour)}--{nodes.make_id(implementation)}"
-
-
-def table(found):
-    """The table as HTML, in a region that scrolls by itself and can be reached by keyboard."""
-    rows = list(dict.fromkeys(i for i, _ in found))
-    columns = list(dict.fromkeys(b for _, b in found))
-    head = "".join(
-        f'<th scope="col"><a href="#behaviour-{nodes.make_id(b)}">{escape(b)}</a></th>'
-        for b in columns
-    )
-    body = "".join(
-        f'<tr><th scope="row">{breakable(i)}</th>{"".join(td(found[i, b]) for b in columns)}</tr>'
-        for i in rows
-    )
-    return (
-        '<div class="conformance-scroll" role="region" tabindex="0" '
-        'aria-label="Conformance table, scrolls sideways">'
-        '<table class="table conformance"><thead>'
-        f'<tr><th scope="col">implementation</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def td(row):
-    """One cell: a sign, the verdict for those who hear the page, the value."""
-    kind, sign = VERDICTS[row["verdict"]]
-    value = escape(apostrophes(shown(row["value"])))
-    return (
-        f'<td class="{kind}"><a href="#{anchor(row["implementation"], row["behaviour"])}">'
-        f'<span class="sign" aria-hidden="true">{sign}</span>'
-        f'<span class="heard">{row["verdict"]}: </span>{value}</a></td>'
-    )
 
 
 def breakable(name):
@@ -104,42 +91,10 @@ def apostrophes(text):
     return text.replace("'", "’")
 
 
-def program(function):
-    """The source of a function, after what it uses of its own module, in the file's order."""
-    path = file_of(function)
-    text = path.read_text("utf-8")
-    defined = {name: node for node in ast.parse(text).body for name in names(node)}
-    wanted, left = set(), [function.__name__]
-    while left:
-        wanted.add(name := left.pop())
-        used = {each.id for each in ast.walk(defined[name]) if isinstance(each, ast.Name)}
-        left += used & defined.keys() - wanted
-    parts = sorted((defined[name] for name in wanted), key=lambda node: node.lineno)
-    return "\n\n".join(ast.get_source_segment(text, node) for node in dict.fromkeys(parts))
-
-
-def names(node):
-    """What a statement at the top of a module defines."""
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
-
-
-def home(implementation):
-    """The file that says how an implementation is run."""
-    return file_of(type(implementation))
-
-
-def file_of(program):
-    """The file of a class or a function in this checkout; another one may be installed."""
-    return PROGRAMS / Path(inspect.getfile(program)).name
-
-
 def folded(summary, path, source):
     """A program, shown when its summary is opened."""
     block = nodes.literal_block(source, source, language="python")
-    label = f"{escape(summary)} <code>{escape(str(path.relative_to(ROOT)))}</code>"
+    label = f"{summary} <code>gallery/bnref_gallery/conformance/{path.name}</code>"
     before = f'<details class="program"><summary>{label}</summary>'
     return [nodes.raw("", before, format="html"), block, nodes.raw("", "</details>", format="html")]
 
@@ -148,21 +103,17 @@ class Table(SphinxDirective):
     """The table, how many cells each verdict has, and how it was recorded."""
 
     def run(self):
-        """Depend on the record."""
-        from bnref_gallery import records
-
-        note_sources(self.env)
+        """Count before the table, and tell its versions after it."""
+        depend_on(self.env, RECORD)
         provenance, found = cells()
         counts = Counter(row["verdict"] for row in found.values())
         legend = ", ".join(f"{sign} {v} ({counts[v]})" for v, (_, sign) in VERDICTS.items())
         every = {each for row in found.values() for each in row["versions"].split(", ")}
-        line = records.provenance_line(provenance).replace("`", "")
         return [
             nodes.paragraph(text=f"Signs, and how many of {len(found)} cells: {legend}."),
-            nodes.raw("", table(found), format="html"),
-            nodes.paragraph(text=f"{line} Measured: {', '.join(sorted(every))}.",
-                            classes=["conformance-provenance"]),
-        ]  # fmt: skip
+            table(found),
+            tables.recording(provenance, f" Measured: {', '.join(sorted(every))}."),
+        ]
 
 
 class Behaviour(SphinxDirective):
@@ -172,27 +123,28 @@ class Behaviour(SphinxDirective):
 
     def run(self):
         """Take the words from the docstring of the probe."""
-        from bnref_gallery.conformance import BEHAVIOURS, IMPLEMENTATIONS
+        from bnref_gallery.conformance import BEHAVIOURS, IMPLEMENTATIONS, programs
 
-        note_sources(self.env)
+        depend_on(self.env, RECORD, *PROGRAMS.glob("*.py"))
         name, (_, found) = self.arguments[0], cells()
         if name not in BEHAVIOURS:
             raise self.error(f"behaviour must be one of {', '.join(BEHAVIOURS)}; received {name!r}")
-        asked, *paragraphs = inspect.getdoc(BEHAVIOURS[name]).split("\n\n")
+        probe = BEHAVIOURS[name]
+        asked, *rules = inspect.getdoc(probe).split("\n\n")
         target = nodes.paragraph("", "", nodes.strong(text=asked))
         target["ids"].append(f"behaviour-{nodes.make_id(name)}")
-        self.state.document.note_explicit_target(target, target)
-        words = [nodes.paragraph("", "", *self.parse_inline(shown(text.replace("\n", " ")))[0])
-                 for text in paragraphs]  # fmt: skip
         answers = nodes.definition_list(classes=["conformance-answers"])
-        answers += [answer(found[i, name], home(one)) for i, one in IMPLEMENTATIONS.items()]
-        probe = BEHAVIOURS[name]
-        source = folded("The program that asks:", file_of(probe), program(probe))
-        command = f"python gallery/results/run_conformance.py --behaviour {name!r}"
-        again = nodes.paragraph(
-            "", "To measure it again: ", nodes.literal(text=command), nodes.Text(".")
-        )
-        return [target, *words, answers, again, *source]
+        for implementation, one in IMPLEMENTATIONS.items():
+            answers += answer(found[implementation, name], programs.file_of(type(one)))
+        again = f"python gallery/results/run_conformance.py --behaviour {name!r}"
+        again = ["To measure it again: ", nodes.literal(text=again), nodes.Text(".")]
+        source = folded("The program that asks:", programs.file_of(probe), programs.program(probe))
+        rules = [self.paragraph(rule) for rule in rules]
+        return [target, *rules, answers, nodes.paragraph("", *again), *source]
+
+    def paragraph(self, text):
+        """Of a docstring, with its roles."""
+        return nodes.paragraph("", "", *self.parse_inline(shown(text.replace("\n", " ")))[0])
 
 
 def answer(row, path):
@@ -201,17 +153,12 @@ def answer(row, path):
     term = nodes.term("", "", nodes.literal(text=row["implementation"]))
     term["ids"].append(anchor(row["implementation"], row["behaviour"]))
     verdict = nodes.strong(text=f"{sign} {row['verdict']}", classes=[kind])
-    run = nodes.reference(
-        "", "How it is run", internal=True, refuri=f"#program-{nodes.make_id(path.stem)}"
-    )
-    text = shown(f": {row['value']}. {capital(row['details'])}. ")
-    line = nodes.paragraph("", "", verdict, nodes.Text(text), run, nodes.Text("."))
+    address = f"#program-{nodes.make_id(path.stem)}"
+    run = nodes.reference("", "How it is run", internal=True, refuri=address)
+    details = row["details"][:1].upper() + row["details"][1:]
+    text = nodes.Text(shown(f": {row['value']}. {details}. "))
+    line = nodes.paragraph("", "", verdict, text, run, nodes.Text("."))
     return nodes.definition_list_item("", term, nodes.definition("", line))
-
-
-def capital(text):
-    """The text with its first letter as at the beginning of a sentence."""
-    return text[:1].upper() + text[1:]
 
 
 class Programs(SphinxDirective):
@@ -219,20 +166,18 @@ class Programs(SphinxDirective):
 
     def run(self):
         """The files of the implementations, then what they share."""
-        from bnref_gallery.conformance import IMPLEMENTATIONS
+        from bnref_gallery.conformance import IMPLEMENTATIONS, programs
 
-        note_sources(self.env)
+        depend_on(self.env, *PROGRAMS.glob("*.py"))
         users = {}
         for name, one in IMPLEMENTATIONS.items():
-            users.setdefault(home(one), []).append(name)
-        shared = {"asking": "a step and its outcome", "formula": "the formula, in float64",
-                  "replicas": "replicas of TensorFlow", "torch_process": "a process of PyTorch",
-                  "__init__": "all rows and columns"}  # fmt: skip
+            users.setdefault(programs.file_of(type(one)).stem, []).append(name)
         result = []
-        for path in [*users, *(PROGRAMS / f"{stem}.py" for stem in shared)]:
-            text = ", ".join(users.get(path, [])) or capital(shared[path.stem])
-            line = nodes.paragraph(text=text, ids=[f"program-{nodes.make_id(path.stem)}"])
-            result += [line, *folded("The program:", path, path.read_text("utf-8"))]
+        for stem, text in {**users, **SHARED}.items():
+            text = text if stem in SHARED else ", ".join(text)
+            result.append(nodes.paragraph(text=text, ids=[f"program-{nodes.make_id(stem)}"]))
+            path = PROGRAMS / f"{stem}.py"
+            result += folded("The program:", path, path.read_text("utf-8"))
         return result
 
 
@@ -251,24 +196,12 @@ class CellRole(SphinxRole):
         return [link], []
 
 
-def note_sources(env):
-    """Read the page again when the record or a program has changed."""
-    for path in (RECORD, *PROGRAMS.glob("*.py")):
-        env.note_dependency(str(path))
-
-
-def add_style(app, pagename, templatename, context, doctree):
-    """The style, on the page that has the table and no other."""
-    if 'class="table conformance"' in context.get("body", ""):
-        app.add_css_file("conformance.css")
-
-
 def setup(app):
     """Add the directives and roles."""
+    app.setup_extension("tables")
     app.add_directive("conformance-table", Table)
     app.add_directive("conformance-behaviour", Behaviour)
     app.add_directive("conformance-programs", Programs)
     for kind, _ in VERDICTS.values():
         app.add_role(kind, CellRole())
-    app.connect("html-page-context", add_style)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,13 +1,11 @@
 """The build fails when a public name is missing from the API reference."""
 
 import ast
-from collections import defaultdict
-from pathlib import Path
 
 from imports import packages
+from project import ROOT
 from sphinx.util import logging
 
-ROOT = Path(__file__).resolve().parents[2]
 logger = logging.getLogger(__name__)
 # Programs of recorded sweeps, which the conformance page shows whole.
 PROGRAMS = ("bnref_gallery.conformance", "bnref_gallery.upstream_")
@@ -30,21 +28,18 @@ def public_names(folders=None):
 def check(app, env):
     """Warn, and a warning is an error, for each public name that no page describes."""
     domain, public = env.get_domain("py"), public_names()
-    described = defaultdict(set)  # of each name, the modules that it is described in
-    for full in domain.objects:
-        module, _, name = full.rpartition(".")
-        if module in public:  # and no method of the same name
-            described[name].add(module)
     for module, names in public.items():
+        # The name may be described in a package that passes it on, or in a module within.
+        homes = [other for other in public if lies_in(module, other) or lies_in(other, module)]
         for name in names:
-            known = any(related(module, other) for other in described[name])
+            known = any(f"{home}.{name}" in domain.objects for home in homes)
             if not known and f"{module}.{name}" not in domain.modules:
                 logger.warning("%s.%s is public but not in the API reference", module, name)
 
 
-def related(module, other):
-    """Whether one is the other, or lies in it: then it passes on the same name."""
-    return f"{module}.".startswith(f"{other}.") or f"{other}.".startswith(f"{module}.")
+def lies_in(module, package):
+    """Whether a module is a package, or a part of it."""
+    return f"{module}.".startswith(f"{package}.")
 
 
 def setup(app):

@@ -13,19 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from docutils import nodes
+from project import ROOT, depend_on, first_section
 
-FOLDER = Path(__file__).resolve().parents[1] / "gallery" / "_foot"
+FOLDER = ROOT / "docs" / "gallery" / "_foot"
+STYLE = Path(__file__).with_name("figures.mplstyle")
 INSTALL = 'pip install ".[gallery]"'
 VERSIONS = ("tensorflow", "keras", "numpy")
-STYLE = {
-    "figure.figsize": (6.2, 3.6), "figure.dpi": 100, "savefig.dpi": 100,
-    "figure.constrained_layout.use": True, "font.size": 11, "axes.titlesize": 11,
-    "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#dddddd", "grid.linewidth": 0.6, "legend.frameon": False,
-    "lines.linewidth": 1.8, "axes.titlelocation": "left",
-}  # fmt: skip
-# Okabe & Ito's colours, told apart with any colour vision; the darker ones first.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555", "#E69F00", "#56B4E9"]
 
 
 class _Watch(logging.Handler):
@@ -47,17 +40,9 @@ def watch(gallery_conf, fname, when):
     """Reset everything before a script, and write its foot after it."""
     if fname is None:
         return
-    import keras
-
-    from bnref import devices
-    from bnref_gallery import scale
-
     log = logging.getLogger("bnref_gallery.datasets")
     if when == "before":
-        devices.configure()
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(0)
-        use_style()
+        reset()
         log.addHandler(_watch)
         log.setLevel(logging.INFO)
         log.propagate = False  # the foot says it; a log line on the page would say it twice
@@ -65,16 +50,35 @@ def watch(gallery_conf, fname, when):
     else:
         import tensorflow as tf
 
+        from bnref_gallery import scale
+
         if not tf.executing_eagerly():  # the next page of this process would fail instead
             raise RuntimeError(f"{fname} must leave the graph that it entered")
         log.removeHandler(_watch)
-        facts = {
-            "devices": scale.describe() + threads(), "data": _watch.data, "scale": scale.scale(),
-            "versions": {name: version(name) for name in VERSIONS},
-            "python": platform.python_version(), "seconds": time.perf_counter() - _watch.started,
-        }  # fmt: skip
+        seconds = time.perf_counter() - _watch.started
+        known = facts(scale.describe() + threads(), _watch.data, scale.scale(), seconds)
         FOLDER.mkdir(parents=True, exist_ok=True)
-        (FOLDER / f"{Path(fname).stem}.json").write_text(json.dumps(facts, indent=1))
+        (FOLDER / f"{Path(fname).stem}.json").write_text(json.dumps(known, indent=1))
+
+
+def reset():
+    """The start that every script has."""
+    import keras
+
+    from bnref import devices
+
+    devices.configure()
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    use_style()
+
+
+def use_style():
+    """Matplotlib as it comes, with the look of the site's figures."""
+    import matplotlib.style
+
+    matplotlib.rcdefaults()
+    matplotlib.style.use(STYLE)
 
 
 def threads():
@@ -83,25 +87,28 @@ def threads():
     return f", {number} thread{'s' if number != '1' else ''} a page" if number else ""
 
 
-def use_style():
-    """The look of the figures; a downloaded script has matplotlib's own."""
-    import matplotlib
-    from cycler import cycler
-
-    matplotlib.rcdefaults()
-    matplotlib.rcParams.update(STYLE)
-    matplotlib.rcParams["axes.prop_cycle"] = cycler(color=COLOURS)
+def facts(devices, data, scale, seconds):
+    """All that a foot says."""
+    return {
+        "devices": devices,
+        "data": data,
+        "scale": scale,
+        "versions": {name: version(name) for name in VERSIONS},
+        "python": platform.python_version(),
+        "seconds": seconds,
+    }
 
 
 def lines(facts):
-    """The foot as sentences."""
+    """The foot as pairs of a name and a text."""
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    data = "; ".join(facts["data"]) or "made on the page"
     return [
-        ("Ran on", facts["devices"]), ("Data", data), ("Scale", facts["scale"]),
+        ("Ran on", facts["devices"]),
+        ("Data", "; ".join(facts["data"]) or "made on the page"),
+        ("Scale", facts["scale"]),
         ("Versions", f"Python {facts['python']}, {versions}"),
         ("Took", f"{facts['seconds']:.1f} s"),
-    ]  # fmt: skip
+    ]
 
 
 def run_it(stem):
@@ -113,44 +120,34 @@ def run_it(stem):
 def add_to_page(app, doctree):
     """Append the foot to a gallery page, or to a MyST page whose cells were executed."""
     env, docname = app.env, app.env.docname
-    is_script = False
     path = FOLDER / f"{Path(docname).name}.json"
-    executed = env.metadata[docname].get("exec_data") or _executed(env, docname)
     if docname.startswith("gallery/") and path.exists():
-        env.note_dependency(str(path))
-        facts, is_script = json.loads(path.read_text()), True
-    elif executed and executed.get("succeeded"):
-        facts = {
-            "devices": f"{os.environ.get('BNREF_DEVICE', 'CPU')}, {platform.machine()}",
-            "data": [], "scale": os.environ.get("BNREF_SCALE", "quick"),
-            "versions": {name: version(name) for name in VERSIONS},
-            "python": platform.python_version(), "seconds": executed["runtime"],
-        }  # fmt: skip
+        depend_on(env, path)
+        foot = field_list(lines(json.loads(path.read_text())))
+        foot += field("Run it", run_it(path.stem))
+    elif (executed := executed_cells(env, docname)) and executed["succeeded"]:
+        devices = f"{os.environ.get('BNREF_DEVICE', 'CPU')}, {platform.machine()}"
+        scale = os.environ.get("BNREF_SCALE", "quick")
+        foot = field_list(lines(facts(devices, [], scale, executed["runtime"])))
     else:
         return
-    foot = _foot(lines(facts))
-    if is_script:
-        foot += _field("Run it", run_it(path.stem))
-    _section(doctree).append(foot)
+    section = first_section(doctree)
+    (doctree if section is None else section).append(foot)
 
 
-def _executed(env, docname):
+def executed_cells(env, docname):
     """What myst-nb knows of a page's execution."""
     return getattr(env, "nb_metadata", {}).get(docname, {}).get("exec_data")
 
 
-def _section(doctree):
-    """The page's section, so that the foot stands inside the article and not beside it."""
-    return next(iter(doctree.findall(nodes.section)), doctree)
+def field_list(pairs):
+    """The foot as docutils has it."""
+    fields = (field(name, nodes.paragraph(text=text)) for name, text in pairs)
+    return nodes.field_list("", *fields, classes=["page-foot"])
 
 
-def _foot(pairs):
-    fields = nodes.field_list(classes=["page-foot"])
-    fields += [_field(name, nodes.paragraph(text=text)) for name, text in pairs]
-    return fields
-
-
-def _field(name, paragraph):
+def field(name, paragraph):
+    """One line of the foot."""
     return nodes.field("", nodes.field_name(text=name), nodes.field_body("", paragraph))
 
 

@@ -1,66 +1,34 @@
 """Decide which pages must run: a key over all that can change what a page shows.
 
-A gallery page runs again when its script, a recorded result it reads, a module that it imports or
-that those import, the pinned versions, Python, the scale, the kind of device or the data it would
-be built with change.
-sphinx-gallery itself looks at the script alone; where the key beside its generated page differs,
-the mark that calls the page finished is removed.
+A gallery page runs again when its script, a recorded result it reads, what is known of a defect
+that it names, a module that it imports or that those import, the pinned versions, Python, the
+scale, the kind of device or the data it would be built with change. sphinx-gallery itself looks at
+the script alone; where the key beside its generated page differs, the mark that calls the page
+finished is removed.
 """
 
-import contextlib
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from imports import files_behind, packages
+from project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-SCALES = ("quick", "full")
-KINDS = ("CPU", "GPU")
 KEPT_NOTEBOOK_CACHES = 4
 # A cell of a MyST page: its options, as lines or between dashes, and its code.
 CELL = re.compile(r"^```\{code-cell\}.*\n(?:---\n(?:.*\n)*?---\n|(?::.*\n)*)((?:.*\n)*?)```$", re.M)
-
-
-def device_kind():
-    """GPU where TensorFlow sees one, else CPU; asks TensorFlow only where a GPU may be."""
-    known = os.environ.get("BNREF_DEVICE")
-    if known:
-        if known not in KINDS:
-            sys.exit(f"BNREF_DEVICE must be one of {', '.join(KINDS)}; received {known!r}")
-        return known
-    nodes = ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"]
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if hidden or not any(Path(node).exists() for node in nodes):
-        return "CPU"
-    code = "from bnref import devices; print(devices.names(1)[0])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.split()[-1].partition(":")[0]
-
-
-def cores():
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def scale():
-    """``BNREF_SCALE``, or full on a GPU and quick elsewhere."""
-    wanted = os.environ.get("BNREF_SCALE") or ("full" if device_kind() == "GPU" else "quick")
-    if wanted not in SCALES:
-        sys.exit(f"BNREF_SCALE must be one of {', '.join(SCALES)}; received {wanted!r}")
-    return wanted
 
 
 def environment_key(root=ROOT):
     """Digest of everything that all pages share."""
     digest = hashlib.sha256((root / ".ci" / "constraints.txt").read_bytes())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    digest.update("\0".join([python, scale(), device_kind(), *data_sources(root)]).encode())
+    scale, device = os.environ.get("BNREF_SCALE", "quick"), os.environ.get("BNREF_DEVICE", "CPU")
+    digest.update("\0".join([python, scale, device, *data_sources()]).encode())
     return digest.hexdigest()
 
 
@@ -83,26 +51,11 @@ def notebooks_key(root=ROOT):
     return environment_key(root) + digest_of_files(files_behind(cells, root), root)
 
 
-def data_sources(root=ROOT):
+def data_sources():
     """For each data set, where it would be read from now."""
-    with loaded_alone(packages(root)["bnref_gallery"] / "datasets") as datasets:
-        return [f"{name}={datasets.available(name)}" for name in datasets._registry.REGISTRY]
+    from bnref_gallery import datasets
 
-
-@contextlib.contextmanager
-def loaded_alone(folder):
-    """A package without the one around it: that of this folder, whichever is installed."""
-    spec = importlib.util.spec_from_file_location(
-        f"_{folder.name}", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its relative imports look for it
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:  # so that the same folder of another checkout can be loaded next
-        for name in [each for each in sys.modules if each.split(".")[0] == spec.name]:
-            del sys.modules[name]
+    return [f"{name}={datasets.available(name)}" for name in datasets._registry.REGISTRY]
 
 
 def page_key(script, shared, root=ROOT):
@@ -113,7 +66,15 @@ def page_key(script, shared, root=ROOT):
     for name in sorted(set(re.findall(r"[\w-]+\.csv", text))):
         path = packages(root)["bnref_gallery"] / "recorded" / name
         digest.update(path.read_bytes() if path.exists() else b"missing")
+    for table in defects_named(text, packages(root)["bnref_gallery"] / "defects.toml"):
+        digest.update(repr(table).encode())
     return digest.hexdigest()
+
+
+def defects_named(text, file):
+    """The tables of the file of defects that a script has the names of, in quotes."""
+    tables = tomllib.loads(file.read_text("utf-8")) if file.exists() else {}
+    return [(name, table) for name, table in tables.items() if f'"{name}"' in text]
 
 
 def unmark_stale_pages(app):

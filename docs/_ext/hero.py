@@ -1,6 +1,7 @@
 """A gallery page shows its main figure right below its answer, before the code that draws it."""
 
 from docutils import nodes
+from project import first_section
 
 
 def show_figure_first(app, doctree):
@@ -8,18 +9,18 @@ def show_figure_first(app, doctree):
     docname = app.env.docname
     if not docname.startswith("gallery/") or docname.endswith("/index"):
         return
-    section = next(iter(doctree.findall(nodes.section)), None)
-    figures = [node for node in doctree.findall() if "sphx-glr-single-img" in _classes(node)]
+    elements = doctree.findall(nodes.Element)
+    figures = [node for node in elements if "sphx-glr-single-img" in classes(node)]
+    section = first_section(doctree)
     answers = [node for node in section or () if isinstance(node, nodes.paragraph)]
     if figures and answers:
         place = section.index(answers[0]) + 1
         section.insert(place, figures[0].deepcopy())
 
 
-def _classes(node):
-    if not isinstance(node, nodes.Element):
-        return ""
-    return f"{node.get('class', '')} {' '.join(node.get('classes', []))}"
+def classes(node):
+    """The classes that docutils knows, and those of sphinx-gallery's own image node."""
+    return [*node["classes"], *(node.get("class") or [])]
 
 
 def setup(app):

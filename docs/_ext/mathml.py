@@ -15,8 +15,7 @@ from sphinx.errors import ExtensionError
 FONT = "stix-two-math.woff"
 # Latin, Greek, accents, punctuation, letter-like signs, arrows, operators, brackets, and the
 # mathematical italic, bold, script and double-struck alphabets.
-RANGES = [(0x20, 0x17F), (0x2B0, 0x3FF), (0x2000, 0x22FF), (0x2308, 0x23FF), (0x27C0, 0x27EF),
-          (0x2A00, 0x2AFF), (0x1D400, 0x1D7FF)]  # fmt: skip
+LETTERS = "20-17F,2B0-3FF,2000-22FF,2308-23FF,27C0-27EF,2A00-2AFF,1D400-1D7FF"
 
 
 def to_mathml(latex, display, where):
@@ -49,12 +48,9 @@ def write_font(app, error):
     target = Path(app.outdir, "_static", FONT)
     if error or app.builder.format != "html" or target.exists():
         return
-    options = subset.Options(flavor="woff", layout_features=["*"], notdef_outline=True)
-    font = subset.load_font(str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"), options)
-    subsetter = subset.Subsetter(options)
-    subsetter.populate(unicodes=[code for first, last in RANGES for code in range(first, last + 1)])
-    subsetter.subset(font)
-    subset.save_font(font, str(target), options)
+    whole = files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
+    options = ["--flavor=woff", "--layout-features=*", "--notdef-outline", f"--unicodes={LETTERS}"]
+    subset.main([str(whole), *options, f"--output-file={target}"])
 
 
 def setup(app):

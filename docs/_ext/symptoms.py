@@ -5,33 +5,70 @@ three questions it answers wrongly. ``.. causes:: <name>`` becomes the table of 
 name, the likeliest first; ``.. likely-causes::`` a table of the first of each; and
 ``.. finder-controls::`` the list of names. A name without ``causes``, and ``causes`` without an
 entry, are warnings, and so errors.
+
+The directives of the finder make tables and lists that are empty; when every page is read, `Fill`
+puts in what the pages said.
 """
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from project import link_to
 from sphinx import addnodes
+from sphinx.domains import Domain
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import make_refnode
 
 logger = logging.getLogger(__name__)
 LIKELIHOODS = ("usual", "often", "sometimes", "seldom")
-QUESTIONS = {
-    "1": "1, whose statistics", "2": "2, remembered how", "3": "3, used when", "none": None,
-}  # fmt: skip
+QUESTIONS = {"1": "1, whose statistics", "2": "2, remembered how", "3": "3, used when", "none": ""}
 NAMED = 3  # so many causes of each symptom on the home page
 
 
-class causes(nodes.General, nodes.Element):  # noqa: N801  (docutils' nodes are in lower case)
-    """Stands where the table of a symptom's causes will be."""
+class Symptoms(Domain):
+    """What pages say that their readers see, and where the finder has which symptom."""
 
+    name, label = "symptom", "Symptoms"
+    initial_data = {"entries": {}, "sections": {}}  # noqa: RUF012  (of each page: a list, a list)
+    dangling_warnings = {"section": "the finder has no symptom %(target)r"}  # noqa: RUF012
 
-class likely_causes(nodes.General, nodes.Element):  # noqa: N801
-    """Stands where the table of all symptoms will be."""
+    def said(self, kind):
+        """All entries, or the names of all sections, each with its page."""
+        return [(page, each) for page, found in sorted(self.data[kind].items()) for each in found]
 
+    def causes(self, name):
+        """The entries of a symptom with their pages, the likeliest first."""
+        found = [(page, each) for page, each in self.said("entries") if each["name"] == name]
+        return sorted(found, key=lambda pair: LIKELIHOODS.index(pair[1]["likelihood"]))
 
-class finder_controls(nodes.General, nodes.Element):  # noqa: N801
-    """Stands where the list of symptoms will be, to which symptoms.js adds a field."""
+    def clear_doc(self, docname):
+        """Forget what a page said, before it is read again."""
+        for kind in self.initial_data:
+            self.data[kind].pop(docname, None)
+
+    def merge_domaindata(self, docnames, otherdata):
+        """Take over what a parallel reader found."""
+        for kind in self.initial_data:
+            self.data[kind].update(
+                {page: found for page, found in otherdata[kind].items() if page in docnames}
+            )
+
+    def resolve_xref(self, env, fromdocname, builder, typ, target, node, contnode):
+        """A link to the section about a symptom."""
+        for page, name in self.said("sections"):
+            if name == target:
+                return make_refnode(builder, fromdocname, page, nodes.make_id(name), contnode)
+        return None  # which is warned of
+
+    def check_consistency(self):
+        """Each section has entries, and each pitfall's page a symptom."""
+        for page, name in self.said("sections"):
+            if not self.causes(name):
+                logger.warning("no page has the symptom %r", name, location=page)
+        for page in sorted(self.env.found_docs - self.data["entries"].keys()):
+            if page.startswith("gallery/pitfalls/") and not page.endswith("/index"):
+                logger.warning("a pitfall page without '.. symptom::'", location=page)
 
 
 class Symptom(SphinxDirective):
@@ -50,179 +87,112 @@ class Symptom(SphinxDirective):
         if missing := [name for name in self.option_spec if name not in self.options]:
             raise self.error(f"symptom lacks {', '.join(missing)}")
         name = " ".join(self.arguments[0].split())
-        texts = {
-            part: nodes.paragraph(
-                "", "", *self.parse_inline(" ".join(self.options[part].split()))[0]
-            )
-            for part in ("cause", "check")
-        }
-        entry = {**self.options, **texts, "name": name, "docname": self.env.docname}
-        _entries(self.env).append(entry)
-        link = addnodes.pending_xref(
-            "", nodes.inline(text=name), refdomain="std", reftype="doc", reftarget="/symptoms",
-            refexplicit=True, refdoc=self.env.docname, refwarn=True,
-        )  # fmt: skip
-        line = nodes.paragraph("", "", nodes.strong(text="You see: "), link, nodes.Text(". "))
-        line += [nodes.strong(text="To check: "), *texts["check"].deepcopy().children]
+        cause, check = (self.paragraph(self.options[part]) for part in ("cause", "check"))
+        entry = {**self.options, "name": name, "cause": cause, "check": check}
+        domain = self.env.get_domain("symptom")
+        domain.data["entries"].setdefault(self.env.docname, []).append(entry)
+        line = nodes.paragraph("", "", nodes.strong(text="You see: "), link_to_section(name, name))
+        line += [nodes.Text(". "), nodes.strong(text="To check: "), *check.deepcopy().children]
         return [nodes.container("", line, classes=["symptom"])]
+
+    def paragraph(self, text):
+        """Text with its roles, as a paragraph."""
+        return nodes.paragraph("", "", *self.parse_inline(" ".join(text.split()))[0])
 
 
 class Causes(SphinxDirective):
-    """The causes of one symptom."""
+    """The causes of one symptom, and other words for it."""
 
     required_arguments, final_argument_whitespace = 1, True
     option_spec = {"words": directives.unchanged_required}  # noqa: RUF012
 
     def run(self):
-        """Leave a mark, and note that the finder knows this name."""
-        name = self.arguments[0]
-        _known(self.env)[name] = self.env.docname
-        return [causes(name=name, words=self.options.get("words", ""))]
+        """Note that the finder has this name. The words are to be found, and not to be read."""
+        name, domain = self.arguments[0], self.env.get_domain("symptom")
+        domain.data["sections"].setdefault(self.env.docname, []).append(name)
+        words = nodes.inline(
+            text=f"{name} {self.options.get('words', '')}", classes=["finder-words"]
+        )
+        body = nodes.tbody(filled_by="causes", name=name)
+        return [nodes.container("", table(("Cause", "Check", "Page"), "causes", body), words)]
 
 
-class Mark(SphinxDirective):
-    """Leaves a mark, as which its name says: a list of symptoms, or a table of them."""
+class Empty(SphinxDirective):
+    """``finder-controls`` is a list of symptoms, ``likely-causes`` a table: without their rows."""
 
     def run(self):
-        """Leave it."""
-        return [finder_controls() if self.name == "finder-controls" else likely_causes()]
+        """To the list symptoms.js adds a field."""
+        if self.name == "finder-controls":
+            return [nodes.bullet_list(filled_by="sections", classes=["symptom-picks"])]
+        body = nodes.tbody(filled_by="likely")
+        return [table(("You see", "Likely causes"), "likely-causes", body)]
 
 
 class Fill(SphinxPostTransform):
-    """Put tables where the marks are, before references are resolved."""
+    """Fill in what all pages said, before references are resolved."""
 
     default_priority = 5
-    builder = None  # of the build that is going on
 
     def run(self, **_):
-        """Once all pages are read."""
-        for mark in list(self.document.findall(causes)):
-            mark.replace_self(self._causes(mark["name"], mark["words"]))
-        for mark in list(self.document.findall(likely_causes)):
-            mark.replace_self(self._likely())
-        for mark in list(self.document.findall(finder_controls)):
-            links = (nodes.paragraph("", "", self._section(name)) for name in _known(self.env))
-            items = [nodes.list_item("", link) for link in links]
-            mark.replace_self(nodes.bullet_list("", *items, classes=["symptom-picks"]))
+        """Ask for each empty place what belongs there."""
+        self.domain = self.env.get_domain("symptom")
+        places = [each for each in self.document.findall(nodes.Element) if "filled_by" in each]
+        for place in places:
+            place += list(getattr(self, place["filled_by"])(place))
+            for link in place.findall(addnodes.pending_xref):
+                link["refdoc"] = self.env.docname  # it was written for another page
 
-    def _causes(self, name, words):
-        rows = []
-        for entry in entries(self.env, name):
-            page = nodes.paragraph("", "", self._link(entry["docname"]))
+    def causes(self, place):
+        """One row a cause."""
+        for page, entry in self.domain.causes(place["name"]):
             likely = nodes.paragraph("", "", nodes.emphasis(text=entry["likelihood"]))
             if question := QUESTIONS[entry["question"]]:
                 likely += nodes.Text(f"; question {question}")
-            rows.append(
-                [[self._copy(entry["cause"]), likely], [self._copy(entry["check"])], [page]]
-            )
-        return _table(("Cause", "Check", "Page"), rows, "causes", words=f"{name} {words}")
+            link = nodes.paragraph("", "", link_to(self.env, page))
+            yield row([entry["cause"].deepcopy(), likely], [entry["check"].deepcopy()], [link])
 
-    def _likely(self):
-        rows = []
-        for name in _known(self.env):
-            symptom = nodes.paragraph("", "", self._section(name))
-            items = nodes.bullet_list()
-            for entry in entries(self.env, name)[:NAMED]:
-                words = entry["cause"].astext()
-                items += nodes.list_item(
-                    "", nodes.paragraph("", "", self._link(entry["docname"], words))
-                )
-            rows.append([[symptom], [items]])
-        return _table(("You see", "Likely causes"), rows, "likely-causes")
+    def likely(self, place):
+        """One row a symptom."""
+        for _, name in self.domain.said("sections"):
+            links = [
+                link_to(self.env, page, entry["cause"].astext())
+                for page, entry in self.domain.causes(name)[:NAMED]
+            ]
+            yield row([section(name)], [nodes.bullet_list("", *map(item, links))])
 
-    def _section(self, name):
-        title = name[0].upper() + name[1:]
-        return self._link(_known(self.env)[name], title, nodes.make_id(name))
-
-    def _copy(self, paragraph):
-        copy = paragraph.deepcopy()
-        for link in copy.findall(addnodes.pending_xref):
-            link["refdoc"] = self.env.docname
-        return copy
-
-    def _link(self, docname, text=None, anchor=""):
-        text = text or self.env.titles[docname].astext()
-        uri = self.builder.get_relative_uri(self.env.docname, docname)
-        return nodes.reference("", text, internal=True, refuri=uri + (anchor and f"#{anchor}"))
+    def sections(self, place):
+        """One item a symptom."""
+        for _, name in self.domain.said("sections"):
+            yield nodes.list_item("", section(name))
 
 
-def entries(env, name):
-    """The entries of a symptom, the likeliest first."""
-    found = [entry for entry in _all(env) if entry["name"] == name]
-    return sorted(found, key=lambda e: (LIKELIHOODS.index(e["likelihood"]), e["docname"]))
+def section(name):
+    """A paragraph that leads to a symptom's section, under its title."""
+    return nodes.paragraph("", "", link_to_section(name, name[0].upper() + name[1:]))
 
 
-def check(app, env):
-    """Every name that a page says must be in the finder, and the other way round."""
-    for entry in _all(env):
-        if entry["name"] not in _known(env):
-            logger.warning(
-                "no such symptom: %r; the finder has %s", entry["name"], ", ".join(_known(env)),
-                location=entry["docname"],
-            )  # fmt: skip
-    for name, docname in _known(env).items():
-        if not entries(env, name):
-            logger.warning("no page has the symptom %r", name, location=docname)
-    spoken = {entry["docname"] for entry in _all(env)}
-    for docname in sorted(env.found_docs - spoken):
-        if docname.startswith("gallery/pitfalls/") and not docname.endswith("/index"):
-            logger.warning("a pitfall page without '.. symptom::'", location=docname)
+def link_to_section(name, text):
+    """A link to where the finder has the symptom."""
+    return addnodes.pending_xref(
+        "", nodes.inline(text=text), refdomain="symptom", reftype="section", reftarget=name,
+        refwarn=True,
+    )  # fmt: skip
 
 
-def point_at_section(app, doctree, docname):
-    """The line on a page leads to its symptom's section of the finder."""
-    for box in doctree.findall(nodes.container):
-        if "symptom" in box["classes"]:
-            link = next(box.findall(nodes.reference))
-            link["refuri"] = f"{link['refuri'].partition('#')[0]}#{nodes.make_id(link.astext())}"
+def item(link):
+    return nodes.list_item("", nodes.paragraph("", "", link))
 
 
-def _table(titles, rows, kind, words=""):
-    group = nodes.tgroup("", cols=len(titles))
-    group += [nodes.colspec(colwidth=1) for _ in titles]
-    header = nodes.row("", *(nodes.entry("", nodes.paragraph(text=title)) for title in titles))
-    body = (nodes.row("", *(nodes.entry("", *cell) for cell in row)) for row in rows)
-    group += [nodes.thead("", header), nodes.tbody("", *body)]
-    box = nodes.container("", nodes.table("", group, classes=[kind]), classes=["finder"])
-    # Read by symptoms.js; hidden, because the words are there to be found and not to be read.
-    return nodes.container("", box, _hidden(words)) if words else box
+def row(*cells):
+    return nodes.row("", *(nodes.entry("", *cell) for cell in cells))
 
 
-def _hidden(words):
-    return nodes.inline(text=words, classes=["finder-words"])
-
-
-def _entries(env):
-    return _store(env).setdefault(env.docname, [])
-
-
-def _all(env):
-    return [entry for docname in sorted(_store(env)) for entry in _store(env)[docname]]
-
-
-def _store(env):
-    if not hasattr(env, "symptoms"):
-        env.symptoms = {}
-    return env.symptoms
-
-
-def _known(env):
-    if not hasattr(env, "symptoms_known"):
-        env.symptoms_known = {}
-    return env.symptoms_known
-
-
-def purge(app, env, docname):
-    """Forget what a page said, before it is read again."""
-    _store(env).pop(docname, None)
-    for name in [name for name, known in _known(env).items() if known == docname]:
-        del _known(env)[name]
-
-
-def merge(app, env, docnames, other):
-    """Take over what a parallel reader found."""
-    _store(env).update({name: _store(other)[name] for name in docnames if name in _store(other)})
-    _known(env).update({k: v for k, v in _known(other).items() if v in docnames})
+def table(titles, kind, body):
+    """A table of these titles and this body."""
+    columns = [nodes.colspec(colwidth=1) for _ in titles]
+    head = nodes.thead("", row(*([nodes.paragraph(text=title)] for title in titles)))
+    group = nodes.tgroup("", *columns, head, body, cols=len(titles))
+    return nodes.container("", nodes.table("", group, classes=[kind]), classes=["finder"])
 
 
 def rewrite(app, env):
@@ -231,21 +201,12 @@ def rewrite(app, env):
 
 
 def setup(app):
-    """Add directives, the tables, and the checks."""
+    """Add the directives and what they stand on."""
+    app.add_domain(Symptoms)
     app.add_directive("symptom", Symptom)
     app.add_directive("causes", Causes)
-    app.add_directive("likely-causes", Mark)
-    app.add_directive("finder-controls", Mark)
+    app.add_directive("likely-causes", Empty)
+    app.add_directive("finder-controls", Empty)
     app.add_post_transform(Fill)
-    app.connect("builder-inited", lambda app: setattr(Fill, "builder", app.builder))
-    app.connect("env-purge-doc", purge)
-    app.connect("env-merge-info", merge)
     app.connect("env-updated", rewrite)
-    app.connect("env-check-consistency", check)
-    app.connect("doctree-resolved", point_at_section)
-    return {
-        "version": "1",
-        "env_version": 1,
-        "parallel_read_safe": True,
-        "parallel_write_safe": True,
-    }
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

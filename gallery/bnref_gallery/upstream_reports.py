@@ -1,4 +1,4 @@
-"""The programs of the reports in ``docs/upstream``, and what they print with other versions.
+"""The programs of the reports in ``docs/upstream``, and what is said of them with other versions.
 
 The sweep over versions and the tests use this, so that both run the same.
 """
@@ -8,12 +8,23 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
-__all__ = ["block", "end", "for_tf_keras", "packages", "paths", "printed"]
+from bnref_gallery.upstream_rules import ELSE, FAILS, GONE, SHOWS
+
+__all__ = ["block", "end", "for_tf_keras", "packages", "paths", "printed", "since"]
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "upstream"
 LIMIT = 120  # seconds, for the day a program hangs
+NAMES = {"keras": "Keras", "tf_keras": "tf_keras", "tensorflow": "TensorFlow"}
+# What the line "Seen" of a report says before the versions with each result.
+TOLD = {
+    SHOWS: "Seen",
+    GONE: "Not in",
+    ELSE: "Something else is printed by",
+    FAILS: "The program does not run in",
+}
 
 
 def paths() -> dict[str, Path]:
@@ -77,3 +88,33 @@ def end(process: subprocess.Popen) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def since(found: list[dict]) -> str:
+    """In which versions a report's defect is, and in which it is not, in one line.
+
+    `found` are the rows of one report; the versions of a package stand together, in their order.
+    The report has this line word for word.
+    """
+    lines: dict[str, list] = {result: [] for result in TOLD}
+    for package, rows in groupby(found, key=lambda row: row["package"]):
+        runs = [list(run) for _, run in groupby(rows, key=lambda r: (r["result"], r["words"]))]
+        spans: dict[str, list] = {result: [] for result in TOLD}
+        for run in runs:
+            result = run[0]["result"]
+            open_ended = result == SHOWS and run is runs[-1]
+            spans[result].insert(0, _span(run, open_ended, run is runs[0]))
+        for result, texts in spans.items():
+            if texts:
+                lines[result].append(f"{NAMES[package]} {', '.join(texts)}")
+    return " ".join(f"{TOLD[each]}: {'; '.join(texts)}." for each, texts in lines.items() if texts)
+
+
+def _span(run, open_ended, oldest):
+    """The versions of a run of equal results, and the words for them."""
+    first, last = run[0]["version"], run[-1]["version"]
+    words = f" ({run[0]['words']})" if run[0]["words"] else ""
+    if open_ended:
+        return f"since {first}{' or earlier' if oldest else ''}{words}"
+    before = "in " if run[0]["result"] == SHOWS else ""
+    return f"{before}{first} to {last}{words}" if first != last else f"{before}{first}{words}"

@@ -121,9 +121,7 @@ assert shares == [[16, 16], [1, 0]]
 saved, spread, mean, synchronized, pooled = (each[..., :2] for each in read.values())
 gamma, loss = np.moveaxis([*read.values()], -1, 0)[2:]
 shows = np.isfinite(saved[:-1]).all() and np.isnan(saved[-1, 1]).all()
-defects.defect(
-    "empty_replica_nan", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
-)
+defects.defect("empty_replica_nan", shows)
 assert not shows or (np.isnan(spread[-1]).all() and np.isfinite(saved[:, 0]).all())
 assert (np.isnan(gamma[:2, -1]) == shows).all() and np.isnan(gamma).sum() == 4 * shows
 assert np.isfinite(loss).all() and np.isnan(float(tf.reduce_mean(tf.zeros(0))))

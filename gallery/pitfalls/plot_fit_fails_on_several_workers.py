@@ -117,9 +117,7 @@ plt.show()
 for name, result in results.items():
     print(f"{name:14}", result if isinstance(result, str) else [round(loss, 4) for loss in result])
 fails = isinstance(results["Keras 3, fit"], str)
-defects.defect(
-    "fit_on_workers", fails, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
-)
+defects.defect("fit_on_workers", fails)
 assert not fails or "convert a value (PerReplica" in results.pop("Keras 3, fit")
 for two, one in zip(results["Keras 3, loop"], results["one device"], strict=True):
     assert abs(two - one) < 1e-3

@@ -127,9 +127,7 @@ plt.show()
 # ----------
 
 shows = any(map(any, table.values()))
-defects.defect(
-    "training_leaks", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
-)
+defects.defect("training_leaks", shows)
 for (library, layer, model), row in table.items():
     leaks = shows and library == "keras" and layer != "Rescaling" and model != "named"
     assert row == [leaks and model == "not named", leaks, False], (library, layer, model)

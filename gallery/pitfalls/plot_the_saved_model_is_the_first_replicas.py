@@ -117,9 +117,7 @@ plt.show()
 for name, scores in runs.items():
     print(f"{name:16} on the replicas, exchanged, saved:", scores.round(3).tolist())
 shows = np.ptp(runs["Keras"][:, ::2], axis=1).max() > 0.05  # tested, and saved
-defects.defect(
-    "first_replica_saved", shows, seen_on={"keras": "3.15.1", "tensorflow": "2.21.0"}, fixed_in=None
-)
+defects.defect("first_replica_saved", shows)
 for tested, exchanged, saved in (runs[name].T for name in ("tf_keras", "Keras")[: 1 + shows]):
     assert abs(tested.mean() - 0.9) < 0.06 and abs(saved.mean() - 0.6) < 0.12
     assert min(tested - saved) > 0.1 and exchanged.mean() < saved.mean() - 0.02
