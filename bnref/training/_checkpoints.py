@@ -53,8 +53,31 @@ class Checkpoints:
         """Whether step `step` has a checkpoint, in a run of `last` steps."""
         return step > 0 and (step % self.every == 0 or step == last)
 
-    def restore(self, run) -> tuple[int, list[dict]]:
-        """Put the newest sound checkpoint into a run's variables; return its step and history.
+
+class BoundCheckpoints:
+    """The checkpoints of one run: its variables are looked up once, for all of them.
+
+    Kept beside Keras's ``BackupAndRestore``, which keeps no history, no order of the data, and one
+    checkpoint only.
+
+    Parameters
+    ----------
+    checkpoints : Checkpoints
+    run : bnref.training.Run
+    """
+
+    def __init__(self, checkpoints, run):
+        self.folder, self.settings, self.optimizer = checkpoints.folder, run.settings, run.optimizer
+        self.steps, self.progress = checkpoints.steps, _Progress()
+        owners = {"model": run.model, "optimizer": run.optimizer}
+        variables = {name: [v.value for v in each.variables] for name, each in owners.items()}
+        self.state = tf.train.Checkpoint(**variables, progress=self.progress)
+        self.manager = tf.train.CheckpointManager(
+            self.state, str(self.folder), max_to_keep=checkpoints.keep, checkpoint_name="step"
+        )
+
+    def restore(self):
+        """Put the newest sound checkpoint into the run's variables; return its step and history.
 
         Nothing is touched, and 0 and [] returned, if there is none. One that cannot be read is
         warned of, and the one before it used.
@@ -66,7 +89,6 @@ class Checkpoints:
         OSError
             There are checkpoints, and none can be read.
         """
-        state, progress = _state(run)
         for step in reversed(self.steps()):
             path = str(self.folder / f"step-{step}")
             try:
@@ -78,37 +100,33 @@ class Checkpoints:
                     stacklevel=3,
                 )
                 continue
-            _check_same(path, tensors, state, run.settings)
-            asked = _learning_rate(run.optimizer)
-            state.restore(path).assert_existing_objects_matched().expect_partial()
-            if asked != (kept := _learning_rate(run.optimizer)):
+            _check_same(path, tensors, self.state, self.settings)
+            asked = _learning_rate(self.optimizer)
+            self.state.restore(path).assert_existing_objects_matched().expect_partial()
+            if asked != (kept := _learning_rate(self.optimizer)):
                 warnings.warn(
                     f"the learning rate is {kept:g}, as in the checkpoint {path}, not {asked:g}",
                     stacklevel=3,
                 )
-            return step, json.loads(progress.text)["rows"]
+            return step, json.loads(self.progress.text)["rows"]
         if self.steps():
             raise OSError(
                 f"no checkpoint in {self.folder} can be read; delete the folder to begin anew"
             )
         return 0, []
 
-    def write(self, run, *, step: int, rows: list[dict]) -> None:
-        """Write one of a run; if that fails, the ones before it stay as they are.
+    def write(self, *, step, rows):
+        """Write one; if that fails, the ones before it stay as they are.
 
         Raises
         ------
         OSError
             It could not be written, for want of space for instance.
         """
-        state, progress = _state(run)
-        progress.text = json.dumps({"rows": rows, "settings": run.settings})
+        self.progress.text = json.dumps({"rows": rows, "settings": self.settings})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            manager = tf.train.CheckpointManager(
-                state, str(self.folder), max_to_keep=self.keep, checkpoint_name="step"
-            )
-            manager.save(checkpoint_number=step)
+            self.manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
             # What was written of it takes up space, of which there may be too little.
             shutil.rmtree(self.folder / f"step-{step}_temp", ignore_errors=True)
@@ -144,15 +162,6 @@ def _learning_rate(optimizer):
 def _reason(error):
     """The first line of TensorFlow's message, without the names of its nodes."""
     return re.sub(r"\{\{.*?\}\} ", "", str(error).splitlines()[0])
-
-
-def _state(run):
-    progress = _Progress()
-    variables = {
-        name: [each.value for each in owner.variables]
-        for name, owner in (("model", run.model), ("optimizer", run.optimizer))
-    }
-    return tf.train.Checkpoint(**variables, progress=progress), progress
 
 
 def _read(path):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from bnref import workers
 from bnref._checks import whole_number
 from bnref.training._batches import check_data, shuffled_batches
-from bnref.training._checkpoints import Checkpoints
+from bnref.training._checkpoints import BoundCheckpoints, Checkpoints
 from bnref.training._errors import check_same_step, explained, total_loss
 from bnref.training._evaluation import Evaluation
 from bnref.training._step import Step
@@ -87,7 +87,8 @@ class Loop:
             Another worker has stopped.
         """
         self._check(x, y, steps, batch_size, carry, seed, every, nonfinite)
-        done, rows = checkpoints.restore(self) if checkpoints else (0, [])
+        kept = None if checkpoints is None else BoundCheckpoints(checkpoints, self)
+        done, rows = (0, []) if kept is None else kept.restore()
         check_same_step(self.strategy, done, checkpoints)
         if steps < done:
             raise ValueError(
@@ -113,10 +114,10 @@ class Loop:
                     losses.clear()
                 if row_due:
                     rows.append({"step": step, "loss": loss, **self._measured(measure, rows)})
-                if checkpoints is not None and checkpoint_due:
+                if kept is not None and checkpoint_due:
                     self._evaluation.agree()
                     if workers.task().index == 0:
-                        checkpoints.write(self, step=step, rows=rows)
+                        kept.write(step=step, rows=rows)
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def _check(self, x, y, steps, batch_size, carry, seed, every, nonfinite):
