@@ -33,7 +33,7 @@ def test_kerass_own_battery_for_layers(case, shape):
     counters = {"updates", "steps"}
     fresh = case.kind(**case.options)
     fresh.build((None, 3))
-    extra = sum(each.name in counters for each in fresh.variables)
+    counted = sum(each.name in counters for each in fresh.variables)
     battery.run_layer_test(
         case.kind,
         init_kwargs={
@@ -45,7 +45,7 @@ def test_kerass_own_battery_for_layers(case, shape):
         call_kwargs={name: tf.constant(value) for name, value in extra.items()},
         expected_output_shape=shape,
         expected_num_trainable_weights=2,
-        expected_num_non_trainable_weights=2 + extra,
+        expected_num_non_trainable_weights=2 + counted,
         expected_num_losses=1,
         supports_masking=True,
         run_training_check=not extra,  # it trains on x and y alone

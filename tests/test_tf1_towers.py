@@ -1,17 +1,12 @@
-"""Tests of bnref.tf1.towers: shares, averaged gradients, and where everything is placed."""
+"""Tests of the tower loop of bnref.tf1: shares, averaged gradients, and where everything is placed."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import CLOSE
 
-from bnref.tf1 import (
-    average_gradients,
-    on_towers,
-    session,
-    shared_memory,
-    training_step,
-)
+from bnref.tf1 import on_towers, session, shared_memory, training_step
+from bnref.tf1._towers import average_gradients
 
 v1 = tf.compat.v1
 VARIABLES, *TOWERS = (f"/device:CPU:{number}" for number in range(4))
