@@ -1,4 +1,4 @@
-"""Tests of the tower loop of bnref.tf1: shares, averaged gradients, and where everything is placed."""
+"""Tests of the towers of bnref.tf1: shares, averaged gradients, and where everything is placed."""
 
 import numpy as np
 import pytest
