@@ -45,8 +45,8 @@ from bnref_gallery import datasets, records, scale
 provenance, sweep = records.read(records.path_of("conventions.csv"))
 print(records.provenance_line(provenance))
 for row in zip(*(sweep[column] for column in list(sweep)[:-1]), strict=True):
-    told = "{:47} {:7} momentum {:4}, epsilon {:.0e}, new batch weighs {}, variance × {}"
-    print(told.format(*row))
+    line = "{:47} {:7} momentum {:4}, epsilon {:.0e}, new batch weighs {}, variance × {}"
+    print(line.format(*row))
 
 # %%
 # A network that normalizes its pixels, of which many are hardly ever lit, is trained as PyTorch
