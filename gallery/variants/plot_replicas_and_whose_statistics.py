@@ -24,7 +24,6 @@ from functools import partial
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import tensorflow as tf
 
 import bnref
 from bnref import devices, training
@@ -45,19 +44,8 @@ x_train, x_test = two_cameras(data.x_train), two_cameras(data.x_test)
 y_train, y_test = np.tile(data.y_train, 2), np.tile(data.y_test, 2)
 
 # %%
-# The loss is divided by the global batch; the optimizer adds the gradients of the replicas up.
-
-
-def step_function(strategy, model, optimizer):
-    weights = model.trainable_variables
-
-    def step(x, y):
-        with tf.GradientTape() as tape:
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=True))
-            loss = tf.reduce_sum(losses) / 64
-        optimizer.apply(tape.gradient(loss, [w.value for w in weights]), weights)
-
-    return training.on_replicas(strategy, step)
+# A run takes global batches of 64: each replica its half of them. The loss is divided by the global
+# batch; the optimizer adds the gradients of the replicas up.
 
 
 def learn(norm, replicas):
@@ -66,8 +54,7 @@ def learn(norm, replicas):
     network = partial(models.perceptron, partial(norm, momentum=0.9), inputs=(28, 28, 1))
     with strategy.scope():
         model, optimizer = network(), keras.optimizers.SGD(RATE)
-        optimizer.build(model.trainable_variables)
-    step, curves = step_function(strategy, model, optimizer), {"shuffled": [], "by camera": []}
+    run, curves = training.Run(model, optimizer), {"shuffled": [], "by camera": []}
     for order, seed in itertools.product(curves, SEEDS):  # traced once, other weights
         keras.utils.set_random_seed(seed)
         model.set_weights(network().get_weights())
@@ -75,10 +62,10 @@ def learn(norm, replicas):
         chosen = np.random.default_rng(seed).integers(0, 3000, (STEPS, 2, 32))
         chosen += 3000 * (np.arange(2)[:, None] if order == "by camera" else np.arange(32) % 2)
         curves[order].append([])
-        for number, indices in enumerate(chosen.reshape(STEPS, replicas, -1), start=1):
-            step(x_train[indices], y_train[indices])
+        for number, indices in enumerate(chosen.reshape(STEPS, 64), start=1):
+            run.step(x_train[indices], y_train[indices])
             if number % 20 == 0:
-                curves[order][-1].append(training.evaluate(model, x_test, y_test)[1])
+                curves[order][-1].append(run.evaluate(x_test, y_test)[1])
     return {order: np.array(rows) for order, rows in curves.items()}
 
 
