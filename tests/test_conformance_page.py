@@ -86,7 +86,7 @@ def test_each_behaviour_has_its_question_its_rule_and_the_program_that_asks(page
         asked = page.find(id=f"behaviour-{name.replace(' ', '-')}")
         assert asked.get_text() == extension.apostrophes(probe.__doc__.split("\n")[0])
         program = asked.find_next("details", class_="program").find("pre").get_text()
-        assert f"def {probe.__name__}(implementation)" in program
+        assert f"def {probe.__name__}(implementation: Implementation)" in program
         assert "s the formula" in asked.parent.get_text()
 
 

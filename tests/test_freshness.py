@@ -108,12 +108,12 @@ def test_a_page_runs_again_when_its_defect_changes_and_not_when_another_does(
 # A module of each kind, and the words by which a page of this gallery uses it: the library's room
 # for TensorFlow 1, one variant, what all layers stand on, a room of the loop, props, a record.
 EDITS = {
-    "bnref/tf1/towers.py": r"import .*\btf1\b",
+    "bnref/tf1/_towers.py": r"import .*\btf1\b",
     "bnref/layers/sync_batch_norm.py": r"\bbnref\.SyncBatchNorm\b|import .*\blayers\b",
     "bnref/moving_average.py": r"^(from|import) .*\bmoving_average\b",
-    "bnref/training/checkpoints.py": r"import .*\btraining\b",
+    "bnref/training/_checkpoints.py": r"import .*\btraining\b",
     "gallery/bnref_gallery/timing.py": r"import .*\btiming\b",
-    "gallery/bnref_gallery/records/table.py": r"import .*\brecords\b",
+    "gallery/bnref_gallery/records/_table.py": r"import .*\brecords\b",
     "gallery/bnref_gallery/recorded/two_towers.csv": r"two_towers\.csv",
     "gallery/bnref_gallery/conformance/asking.py": r"import .*\bconformance\b",
     "bnref/workers/__main__.py": r"never imported",
