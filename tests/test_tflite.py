@@ -8,7 +8,6 @@ from helpers import batch_of
 
 from bnref import layers
 
-pytestmark = pytest.mark.slow
 # A layer before the norm, and the shape of its input.
 BEFORE = {
     "Dense": (lambda: keras.layers.Dense(3), (4,)),
@@ -22,6 +21,7 @@ FIXED_LINES = [
     "ReplicaMeanBatchNorm", "SyncBatchNorm",
 ]  # fmt: skip
 pytestmark = [
+    pytest.mark.slow,
     # TensorFlow says that its interpreter moves to another package.
     pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated"),
     # The converter's own, of any model that is given and gives back float32.
