@@ -35,7 +35,7 @@ class Case(NamedTuple):
     """A layer's class, the options it is made with, and what a call needs besides x."""
 
     kind: type
-    options: dict = {}  # noqa: RUF012
+    options: dict = {}
     extra: object = no_more
 
     def make(self, channels=3, **options):

@@ -130,7 +130,7 @@ class InNumPy(asking.Implementation):
     """By the paper in float64, but for the biased variance that is remembered."""
 
     distributions = ("numpy",)
-    switches = {"trainable=False": "layer", "training=False": "call"}  # noqa: RUF012
+    switches = {"trainable=False": "layer", "training=False": "call"}
     synchronized, kind = True, np.float32
 
     def run(self, step):

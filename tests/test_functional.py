@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from helpers import BETA, GAMMA
+from helpers import BETA, GAMMA, central_differences
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,14 +146,7 @@ def test_the_gradient_is_that_of_central_differences_in_float64(batch):
         return float(tf.reduce_sum(dy * by_own_moments(*map(tf.constant, inputs))))
 
     for values, gradient in zip(inputs, actual, strict=True):
-        differences, step = np.empty(values.shape), 1e-5
-        for index in np.ndindex(values.shape):
-            kept = values[index]
-            values[index] = kept + step
-            above = loss()
-            values[index] = kept - step
-            differences[index] = (above - loss()) / (2 * step)
-            values[index] = kept
+        differences = central_differences(loss, values)
         np.testing.assert_allclose(gradient, differences, rtol=1e-7, atol=1e-7)
 
 

@@ -126,11 +126,11 @@ def test_a_function_on_replicas_gets_its_own_entry_of_each_column(ran, replicas)
     found = ran["on replicas", replicas]
     for shares, outcomes, remembered in found["seen"]:
         assert len(outcomes) == len(remembered) == replicas
-        for i, (share, (mean, size), own) in enumerate(
+        for i, (share, (mean, size, none), own) in enumerate(
             zip(shares, outcomes, remembered, strict=True)
         ):
             np.testing.assert_allclose(mean, share.mean(0) * (i + 1), rtol=1e-4, atol=1e-4)
-            assert size == len(share)
+            assert size == len(share) and none is None
             np.testing.assert_allclose(own, share.mean(0), rtol=1e-4, atol=1e-4)
     assert found["nothing"] == [None] * replicas
     assert f"an entry a replica, {replicas} in all; received {replicas + 1}" in found["wrong"]

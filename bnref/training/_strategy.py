@@ -74,7 +74,7 @@ def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callabl
     strategy : tf.distribute.Strategy
         In whose scope the variables of `function` were made.
     function : callable -> tensor, or tuple of tensors, or None
-        Called on each replica; compiled at the first call.
+        Called on each replica; compiled at the first call. None may be among the tensors too.
 
     Returns
     -------
@@ -99,9 +99,9 @@ def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callabl
                 f"each column must have an entry a replica, {replicas} in all; received {wrong[0]}"
             )
         results = everywhere(*(_distributed(strategy, column) for column in columns))
-        if results is None:
-            return [None] * replicas
-        leaves = [local(each) for each in tf.nest.flatten(results)]
+        leaves = [
+            [None] * replicas if each is None else local(each) for each in tf.nest.flatten(results)
+        ]
         return [tf.nest.pack_sequence_as(results, own) for own in zip(*leaves, strict=True)]
 
     return run

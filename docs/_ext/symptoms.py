@@ -30,8 +30,8 @@ class Symptoms(Domain):
     """What pages say that their readers see, and where the finder has which symptom."""
 
     name, label = "symptom", "Symptoms"
-    initial_data = {"entries": {}, "sections": {}}  # noqa: RUF012  (of each page: a list, a list)
-    dangling_warnings = {"section": "the finder has no symptom %(target)r"}  # noqa: RUF012
+    initial_data = {"entries": {}, "sections": {}}  # of each page: a list, a list
+    dangling_warnings = {"section": "the finder has no symptom %(target)r"}
 
     def said(self, kind):
         """All entries, or the names of all sections, each with its page."""
@@ -80,7 +80,7 @@ class Symptom(SphinxDirective):
         "check": directives.unchanged_required,
         "likelihood": lambda text: directives.choice(text, LIKELIHOODS),
         "question": lambda text: directives.choice(text, tuple(QUESTIONS)),
-    }  # noqa: RUF012  (docutils wants it so)
+    }  # docutils wants it so
 
     def run(self):
         """Refuse an entry that lacks a part; show one line."""
@@ -104,7 +104,7 @@ class Causes(SphinxDirective):
     """The causes of one symptom, and other words for it."""
 
     required_arguments, final_argument_whitespace = 1, True
-    option_spec = {"words": directives.unchanged_required}  # noqa: RUF012
+    option_spec = {"words": directives.unchanged_required}
 
     def run(self):
         """Note that the finder has this name. The words are to be found, and not to be read."""

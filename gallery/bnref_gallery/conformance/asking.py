@@ -59,7 +59,7 @@ class Step(NamedTuple):
     """
 
     parts: list
-    options: dict = {}  # noqa: RUF012
+    options: dict = {}
     new: float | None = None
     epsilon: float | None = None
     start: tuple | None = None
@@ -97,11 +97,11 @@ class Implementation:
     weighs_new = False  # what the argument weighs: for `new`; the probe of momentum measures it
     synchronized = False  # asked on two replicas then, half of the batch on each
     saves = True
-    half: dict = {}  # noqa: RUF012  (options for float16)
-    double: dict = {}  # noqa: RUF012  (options for parts of float64)
-    cures: dict = {}  # noqa: RUF012  (options that mend a variance that cancels)
+    half: dict = {}  # options for float16
+    double: dict = {}  # options for parts of float64
+    cures: dict = {}  # options that mend a variance that cancels
     # By name: whether it is said to the layer, "layer", or in a "call".
-    switches: dict[str, str] = {}  # noqa: RUF012
+    switches: dict[str, str] = {}
     note = ""  # put before every value
 
     def missing(self) -> str | None:

@@ -19,13 +19,13 @@ class FlaxLayer(Implementation):
     """
 
     modules, distributions = ("flax", "jax"), ("flax", "jax")
-    cures = {"use_fast_variance": False}  # noqa: RUF012
+    cures = {"use_fast_variance": False}
 
     def __init__(self, *, synchronized: bool = False) -> None:
         self.synchronized = synchronized
         self.given = {"axis_name": "replicas"} if synchronized else {}
 
-    double = {"dtype": "float64", "param_dtype": "float64"}  # noqa: RUF012
+    double = {"dtype": "float64", "param_dtype": "float64"}
 
     @property
     def half(self):
@@ -82,7 +82,7 @@ class FlaxLayer(Implementation):
 class FlaxLinen(FlaxLayer):
     """`flax.linen.BatchNorm`, in training unless `use_running_average` is True."""
 
-    switches = {"BatchNorm(use_running_average=True)": "layer"}  # noqa: RUF012
+    switches = {"BatchNorm(use_running_average=True)": "layer"}
 
     def replica(self, step: Step) -> Callable:
         """Apply it, with `batch_stats` mutable."""
@@ -118,7 +118,7 @@ class FlaxLinen(FlaxLayer):
 class FlaxNnx(FlaxLayer):
     """`flax.nnx.BatchNorm`, in training from `model.train()` to `model.eval()`."""
 
-    switches = {  # noqa: RUF012
+    switches = {
         "BatchNorm(use_running_average=True)": "layer",
         "layer.eval() after every model.train()": "call",
     }

@@ -18,9 +18,9 @@ class KerasLayer(Implementation):
     What is saved is what `model.save` writes and `load_model` reads, without replicas.
     """
 
-    half = {"dtype": "mixed_float16"}  # noqa: RUF012
-    double = {"dtype": "float64"}  # noqa: RUF012
-    switches = {"trainable=False": "layer", "training=False": "call"}  # noqa: RUF012
+    half = {"dtype": "mixed_float16"}
+    double = {"dtype": "float64"}
+    switches = {"trainable=False": "layer", "training=False": "call"}
 
     def __init__(
         self, distribution: str, path: str, *, library: str = "keras", **given: Any

@@ -22,20 +22,17 @@ def everywhere(function: Callable, *columns: list | None) -> list[list]:
     Returns a list for each of the function's results, with one array a replica.
     """
     count = max(len(column) for column in columns if column is not None)
+    present = [column for column in columns if column is not None]
+
+    def with_none(*entries):
+        left = iter(entries)
+        return function(*(None if column is None else next(left) for column in columns))
+
     if count == 1:
-        results = function(*(None if c is None else tf.constant(c[0]) for c in columns))
-        return [[_array(each)] for each in results]
-    strategy = strategy_of(count)
-
-    def shared(column):
-        return strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(column[context.replica_id_in_sync_group])
-        )
-
-    given = [None if column is None else shared(column) for column in columns]
-    results = tf.function(lambda *given: strategy.run(function, args=given))(*given)
-    local = strategy.experimental_local_results
-    return [[_array(each) for each in local(result)] for result in results]
+        results = [with_none(*(tf.constant(column[0]) for column in present))]
+    else:
+        results = training.on_replicas(strategy_of(count), with_none)(*present)
+    return [[_array(each) for each in of_all] for of_all in zip(*results, strict=True)]
 
 
 def differentiated_along(

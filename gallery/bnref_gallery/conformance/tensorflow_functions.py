@@ -22,7 +22,7 @@ class LayersFunction(Implementation):
     """
 
     distributions = ("tf_keras", "tensorflow")
-    switches = {"trainable=False": "layer", "training=False": "call"}  # noqa: RUF012
+    switches = {"trainable=False": "layer", "training=False": "call"}
 
     def run(self, step: Step) -> Outcome:
         """Build the towers, run one step of all, save, and evaluate in each tower."""
@@ -85,7 +85,7 @@ class FusedBatchNorm(Implementation):
 
     distributions = ("tensorflow",)
     momentum, weighs_new, saves = "exponential_avg_factor", True, False
-    switches = {"is_training=False": "call"}  # noqa: RUF012
+    switches = {"is_training=False": "call"}
 
     def run(self, step: Step) -> Outcome:
         """Call it on each replica; the averages of the first are those that are returned."""

@@ -24,7 +24,7 @@ class TorchLayer(Implementation):
 
     modules, distributions = ("torch",), ("torch",)
     epsilon, weighs_new = "eps", True
-    switches = {  # noqa: RUF012
+    switches = {
         "layer.eval()": "layer",
         "layer.eval() after every model.train()": "call",
     }
