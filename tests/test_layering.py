@@ -19,12 +19,11 @@ GALLERY = PACKAGE.parent / "gallery"
 PROPS = Path(bnref_gallery.__file__).parent
 
 # What each module may import of the package. Imports run one way, training → workers, devices,
-# population and layers → functional; the others know no layer. A new module, other than a layer, is
+# population → norms → layers → functional; the others know no layer. A new module, other than a layer, is
 # given its place here.
 MAY_IMPORT = {
     "_backend": set(),
     "_checks": set(),
-    "_unchanged": set(),
     "functional._inputs": {"functional._replicas"},
     "functional._replicas": set(),
     "functional._rows": set(),
@@ -42,7 +41,20 @@ MAY_IMPORT = {
         "functional._moments",
     },
     "functional._over_replicas": {"functional._moments", "functional._replicas"},
-    "population": {"_checks", "_unchanged"},
+    "norms._calling": set(),
+    "norms._feeding": set(),
+    "norms._finding": {"norms._libraries", "norms._norm"},
+    "norms._libraries": {"functional", "layers", "norms._norm"},
+    "norms._norm": {"functional", "norms._calling"},
+    "population._checking": {"_checks", "norms"},
+    "population._estimators": set(),
+    "population._passing": {"norms", "population._unchanged"},
+    "population._recomputing": {
+        "population._checking",
+        "population._estimators",
+        "population._passing",
+    },
+    "population._unchanged": set(),
     "layers._channel_layer": {"_checks"},
     "layers._combining": set(),
     "layers._recomputing": set(),

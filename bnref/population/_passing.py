@@ -1,0 +1,136 @@
+"""Passes in training mode whose moments are collected, on one device or on several replicas."""
+
+import contextlib
+import inspect
+import itertools
+import threading
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import numpy as np
+import tensorflow as tf
+
+from bnref import norms
+from bnref.population._unchanged import unchanged
+
+
+class Passes:
+    """Passes of batches through a model, in training mode, that its population does not remember.
+
+    Parameters
+    ----------
+    model : keras.Model
+    dropout : bool
+        Whether layers that act in training only do so: dropout, noise, augmentation.
+    """
+
+    def __init__(self, model, *, dropout):
+        self.model, self.norms = model, norms.find(model)
+        if not self.norms:
+            raise ValueError("model must have a batch norm; found none")
+        self.strategy, self.dropout = _strategy_of_this_process(model), dropout
+        # Each replica is traced in a thread of its own.
+        self.own = threading.local()
+
+    def over(self, batches: Iterable) -> Iterator[list]:
+        """For each pass: the norms that saw it, with whether rows are named, and their moments."""
+        with contextlib.ExitStack() as stack:
+            for index, norm in enumerate(self.norms):
+                stack.enter_context(norm.remembering(partial(self._remember, index)))
+            if not self.dropout:
+                stack.enter_context(without_dropout(self.model))
+            arguments = (norms.inputs_of(self.model, batch) for batch in batches)
+            passes = self._on_one if self.strategy is None else self._on_all
+            for seen in passes(arguments):
+                yield [
+                    (self.norms[int(index)], (bool(named), *moments))
+                    for (index, named), *moments in seen
+                ]
+
+    def _remember(self, index, moments):
+        label = tf.constant([index, int(moments.rows.named)])
+        self.own.seen.append((label, moments.count, moments.mean, moments.variance))
+
+    def _pass(self, *arguments):
+        """One pass; what each norm saw."""
+        self.own.seen = []
+        with unchanged(self.model):
+            self.model(*arguments, training=True)
+        return self.own.seen
+
+    def _on_one(self, batches):
+        for arguments in batches:
+            yield self._pass(*arguments)
+
+    def _on_all(self, batches):
+        """Each replica passes whole batches, so that the result is that of one device.
+
+        Where a norm is synchronized the replicas' batches are one to it: each passes its part then.
+        """
+        run = tf.function(
+            lambda arguments: self.strategy.run(self._pass, arguments), reduce_retracing=True
+        )
+        replicas = self.strategy.num_replicas_in_sync
+        if any(norm.synchronized for norm in self.norms):
+            for arguments in batches:
+                first, *others = self._local(run, _parts(arguments, replicas))
+                yield first
+                for seen in others:  # what is synchronized is the same on all
+                    yield [each for each in seen if not self.norms[int(each[0][0])].synchronized]
+            return
+        batches = iter(batches)
+        while taken := list(itertools.islice(batches, replicas)):
+            # The last round may be short: what the other replicas do then is not counted.
+            filled = taken + [taken[0]] * (replicas - len(taken))
+            yield from self._local(run, filled)[: len(taken)]
+
+    def _local(self, run, columns):
+        """What each replica saw, of arguments of its own."""
+        flat = [[tf.convert_to_tensor(each) for each in tf.nest.flatten(own)] for own in columns]
+        distributed = [
+            self.strategy.experimental_distribute_values_from_function(
+                lambda replica, k=k: flat[replica.replica_id_in_sync_group][k]
+            )
+            for k in range(len(flat[0]))
+        ]
+        results = run(tf.nest.pack_sequence_as(columns[0], distributed))
+        leaves = map(self.strategy.experimental_local_results, tf.nest.flatten(results))
+        return [tf.nest.pack_sequence_as(results, own) for own in zip(*leaves, strict=True)]
+
+
+def _strategy_of_this_process(model):
+    """The strategy of a model on several replicas of this process, else None."""
+    strategy = getattr(model, "distribute_strategy", None)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return None
+    # Several workers: each passes all batches by itself, and all come to the same result.
+    return None if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else strategy
+
+
+def _parts(arguments, replicas):
+    """The arguments of each replica: equal parts of a batch, in order, the first ones larger."""
+    leaves = [np.asarray(each) for each in tf.nest.flatten(arguments)]
+    least = min(len(each) for each in leaves)
+    if least < replicas:
+        raise ValueError(
+            f"batches must have an example a replica, {replicas} or more; received one of {least}"
+        )
+    split = [np.array_split(each, replicas) for each in leaves]
+    return [tf.nest.pack_sequence_as(arguments, own) for own in zip(*split, strict=True)]
+
+
+@contextlib.contextmanager
+def without_dropout(model) -> Iterator[None]:
+    """Within, layers that do something else in training, and are no norms, act as at inference."""
+    of_norms = {id(norm.layer) for norm in norms.find(model)}
+    with contextlib.ExitStack() as stack:
+        for _, layer in norms.walk(model):
+            parts = layer._flatten_layers(include_self=False, recursive=False)
+            told = "training" in inspect.signature(layer.call).parameters
+            if told and not list(parts) and id(layer) not in of_norms:
+                stack.enter_context(norms.called(layer, _at_inference))
+        yield
+
+
+def _at_inference(original, *, training=None, **arguments):
+    return original(**arguments, training=False)

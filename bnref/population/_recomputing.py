@@ -1,0 +1,102 @@
+"""Precise BN: the population of the present weights, from fresh batches."""
+
+import sys
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from bnref.population._checking import check
+from bnref.population._estimators import corrected, pooled
+from bnref.population._passing import Passes
+
+ESTIMATORS = {"pooled": pooled, "corrected": corrected}
+
+
+def recompute(
+    model: keras.Model, batches: Iterable, *, variance: str = "pooled", dropout: bool = True
+) -> int:
+    """Replace the population statistics by those of ``batches`` under the present weights.
+
+    Precise BN, another answer to question 2, *remembered how?*: every batch passes through the
+    model in training mode (batch statistics in every norm) while the batch moments of each norm are
+    collected; then the population of each is set to their combination. Nothing is assigned before
+    the last batch has passed, so an error leaves the model as it was.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        Of any make: functional, Sequential, nested, subclassed; with at least one norm of
+        `bnref.layers`, Keras or tf_keras that updates its population. A frozen one does not, and
+        keeps what it has; so does one that is called with ``training=False``.
+    batches : iterable
+        A ``tf.data.Dataset``, a generator or a list. As for ``model.fit``: a tuple is (inputs,
+        targets) or (inputs, targets, weights), of which the inputs are used; everything else is
+        inputs, as is a tuple of as many arrays as the model has inputs.
+    variance : {"pooled", "corrected"}
+        Which estimator: `pooled` or `corrected`.
+    dropout : bool
+        Whether dropout, noise and random augmentation act, as they do in training. False where a
+        norm behind them should know what it gets at inference, at which they are off.
+
+    Returns
+    -------
+    int
+        The number of norms whose population was replaced.
+
+    Raises
+    ------
+    ValueError
+        Unknown `variance`, no batch, no norm to replace, moments that are not finite, or a norm
+        that keeps its population though its variance is negative or not finite.
+
+    Notes
+    -----
+    Wu & Johnson 2021, arXiv 2105.07576, section 3. In the scope of a strategy of several replicas
+    in one process each replica passes batches of its own, all the same result as one device's;
+    where a norm is synchronized, each passes its part of every batch instead. A progress bar is
+    shown where a person watches. The random state moves as it does in any pass with dropout.
+    """
+    if variance not in ESTIMATORS:
+        raise ValueError(f"variance must be one of {sorted(ESTIMATORS)}; received {variance!r}")
+    collected = _collect(model, batches, dropout)
+    check(model, without=[norm.layer for norm in collected])
+    estimates = {}
+    for norm, rows in collected.items():
+        counts, means, variances = map(np.array, zip(*rows, strict=True))
+        with np.errstate(invalid="ignore"):  # a domain that is in no batch gives 0/0
+            estimate = ESTIMATORS[variance](counts, means, variances)
+        if not np.isfinite(estimate).all():
+            check(model)  # if a norm's own population is the cause, this names it
+            raise ValueError(f"batches gave moments that are not finite in layer {norm.path!r}")
+        estimates[norm] = estimate
+    for norm, (mean, var) in estimates.items():
+        norm.assign(mean, var)
+    return len(estimates)
+
+
+def _collect(model, batches, dropout):
+    """Pass the batches through the model; (count, mean, variance) of each, for each norm."""
+    passes = Passes(model, dropout=dropout)
+    rows: dict = {norm: [] for norm in passes.norms}
+    batches = tqdm(batches, "recomputing", unit="batch", disable=not sys.stderr.isatty())
+    number = 0
+    for number, seen in enumerate(passes.over(batches), start=1):  # noqa: B007
+        for norm, moments in seen:
+            _keep(rows[norm], *moments)
+    if not number:
+        raise ValueError("batches must hold at least one batch; received none")
+    rows = {norm: kept for norm, kept in rows.items() if kept}
+    if not rows:
+        raise ValueError("model must have a batch norm that updates its population; found none")
+    return rows
+
+
+def _keep(kept, named, counts, means, variances):
+    """Append (count, mean, variance) in float64; the groups of a batch one by one."""
+    counts, means, variances = (np.float64(each) for each in (counts, means, variances))
+    if named:  # of a domain, which is the same one in every batch
+        kept.append((counts[:, 0], means, variances))
+    else:
+        kept.extend(zip(counts[:, 0], means, variances, strict=True))
