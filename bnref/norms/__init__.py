@@ -4,9 +4,7 @@
 `bnref.folding.fold_model` and `bnref.doctor` stand on what it gives, and know no library.
 """
 
-from bnref.norms._calling import called
-from bnref.norms._feeding import inputs_of
-from bnref.norms._finding import find, walk
+from bnref.norms._finding import find
 from bnref.norms._norm import Norm
 
-__all__ = ["Norm", "called", "find", "inputs_of", "walk"]
+__all__ = ["Norm", "find"]

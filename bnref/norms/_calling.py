@@ -16,9 +16,8 @@ def called(layer: Any, call: Callable) -> Iterator[None]:
     """
     original, own = layer.call, vars(layer).get("call")
     signature = inspect.signature(original)
-    collects = [
-        each.name for each in signature.parameters.values() if each.kind == each.VAR_KEYWORD
-    ]
+    kinds = signature.parameters.values()
+    collects = [each.name for each in kinds if each.kind == each.VAR_KEYWORD]
 
     def replaced(*arguments, **named):
         bound = signature.bind(*arguments, **named)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,7 +33,7 @@ class Norm:
         Its answers to the three questions.
     """
 
-    def __init__(self, layer, path: str, sources: tuple = ()):
+    def __init__(self, layer: Any, path: str, sources: tuple = ()):
         self.layer, self.path, self.sources = layer, path, sources
 
     library = ""
@@ -84,7 +85,7 @@ class Norm:
     @property
     def channels(self) -> int | None:
         """C; None before the first call."""
-        return int(self.mean.shape[-1]) if self.built else None
+        return None if self.mean is None else int(self.mean.shape[-1])
 
     @property
     def axis(self) -> int:

@@ -11,6 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import norms
+from bnref.norms._calling import called
+from bnref.norms._feeding import inputs_of
+from bnref.norms._finding import walk
 from bnref.population._unchanged import unchanged
 
 
@@ -39,7 +42,7 @@ class Passes:
                 stack.enter_context(norm.remembering(partial(self._remember, index)))
             if not self.dropout:
                 stack.enter_context(without_dropout(self.model))
-            arguments = (norms.inputs_of(self.model, batch) for batch in batches)
+            arguments = (inputs_of(self.model, batch) for batch in batches)
             passes = self._on_one if self.strategy is None else self._on_all
             for seen in passes(arguments):
                 yield [
@@ -124,11 +127,11 @@ def without_dropout(model) -> Iterator[None]:
     """Within, layers that do something else in training, and are no norms, act as at inference."""
     of_norms = {id(norm.layer) for norm in norms.find(model)}
     with contextlib.ExitStack() as stack:
-        for _, layer in norms.walk(model):
+        for _, layer in walk(model):
             parts = layer._flatten_layers(include_self=False, recursive=False)
             told = "training" in inspect.signature(layer.call).parameters
             if told and not list(parts) and id(layer) not in of_norms:
-                stack.enter_context(norms.called(layer, _at_inference))
+                stack.enter_context(called(layer, _at_inference))
         yield
 
 

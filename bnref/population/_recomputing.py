@@ -79,7 +79,7 @@ def recompute(
 def _collect(model, batches, dropout):
     """Pass the batches through the model; (count, mean, variance) of each, for each norm."""
     passes = Passes(model, dropout=dropout)
-    rows: dict = {norm: [] for norm in passes.norms}
+    rows = {norm: [] for norm in passes.norms}
     batches = tqdm(batches, "recomputing", unit="batch", disable=not sys.stderr.isatty())
     number = 0
     for number, seen in enumerate(passes.over(batches), start=1):  # noqa: B007
