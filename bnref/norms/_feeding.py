@@ -51,3 +51,15 @@ def _positions(model):
         and each.name not in ("training", "mask")
     ]
     return len(needed)
+
+
+def targets_of(model: Any, batch: Any) -> Any:
+    """The targets of a batch, or None where it holds inputs only; see `inputs_of`."""
+    if not isinstance(batch, tuple) or len(batch) < 2:
+        return None
+    arguments = inputs_of(model, batch)
+    if len(arguments) == 1 and arguments[0] is batch:
+        return None
+    if len(arguments) > 1 and arguments[0] is batch[0]:
+        return batch[len(arguments)] if len(batch) > len(arguments) else None
+    return batch[1]

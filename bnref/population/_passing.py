@@ -125,14 +125,25 @@ def _parts(arguments, replicas):
 @contextlib.contextmanager
 def without_dropout(model) -> Iterator[None]:
     """Within, layers that do something else in training, and are no norms, act as at inference."""
-    of_norms = {id(norm.layer) for norm in norms.find(model)}
     with contextlib.ExitStack() as stack:
-        for _, layer in walk(model):
-            parts = layer._flatten_layers(include_self=False, recursive=False)
-            told = "training" in inspect.signature(layer.call).parameters
-            if told and not list(parts) and id(layer) not in of_norms:
-                stack.enter_context(called(layer, _at_inference))
+        for layer in acts_in_training_only(model):
+            stack.enter_context(called(layer, _at_inference))
         yield
+
+
+def acts_in_training_only(model) -> list:
+    """The layers of a model that are told whether this is training, and are no norms.
+
+    Dropout, noise, augmentation; a layer that holds others passes on what it is told, and is none.
+    """
+    of_norms = {id(norm.layer) for norm in norms.find(model)}
+    return [
+        layer
+        for _, layer in walk(model)
+        if "training" in inspect.signature(layer.call).parameters
+        and not list(layer._flatten_layers(include_self=False, recursive=False))
+        and id(layer) not in of_norms
+    ]
 
 
 def _at_inference(original, *, training=None, **arguments):

@@ -1,0 +1,57 @@
+"""A model that comes back as it was: variables, those of the optimizer, the state of randomness."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+@contextlib.contextmanager
+def kept(model: Any) -> Iterator[None]:
+    """Put back, to the bit, every variable of ``model`` and every source of random numbers.
+
+    The variables of several replicas, which may differ, are put back one by one.
+    """
+    saved = [(each, each.numpy()) for variable in _variables(model) for each in parts(variable)]
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    eager = _eager_generator()
+    eager_state = None if eager is None else eager.getstate()
+    try:
+        yield
+    finally:
+        for variable, value in saved:
+            if not np.array_equal(variable.numpy(), value, equal_nan=value.dtype.kind == "f"):
+                variable.assign(value)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        if eager_state is not None:
+            eager.setstate(eager_state)
+
+
+def _variables(model):
+    """Weights, populations, seeds, metrics and optimizer, each once."""
+    found = list(model.variables)
+    found += getattr(model, "metrics_variables", [])
+    optimizer = getattr(model, "optimizer", None)
+    variables = getattr(optimizer, "variables", [])
+    found += variables() if callable(variables) else list(variables)
+    numbers = {id(each): each for each in found}
+    return [each for each in numbers.values() if "string" not in str(each.dtype)]
+
+
+def parts(variable: Any) -> list:
+    """The variables of the replicas, which may differ, or the one there is."""
+    stored = variable if isinstance(variable, tf.Variable) else variable.value
+    return list(getattr(stored, "values", [stored]))
+
+
+def _eager_generator():
+    """What numbers TensorFlow's own random operations in eager mode, after a seed was set."""
+    with contextlib.suppress(ImportError, AttributeError):
+        from tensorflow.python.eager import context
+
+        return context.context()._rng
+    return None

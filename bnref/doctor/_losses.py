@@ -1,0 +1,50 @@
+"""The loss by which two ways to normalize are compared."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def loss_function(model: Any, loss: Any, y: Any, outputs: Any) -> Callable | None:
+    """A function of (y, outputs) that gives the mean loss of a batch as a number, or None.
+
+    The caller's, else the one that the model was compiled with, else what fits the targets: cross
+    entropy for classes, the squared error for numbers of the outputs' shape.
+    """
+    if y is None:
+        return None
+    chosen = loss if loss is not None else getattr(model, "loss", None)
+    if isinstance(chosen, dict | list | tuple):
+        return lambda y, outputs: float(model.compute_loss(y=y, y_pred=outputs))
+    chosen = _fitting(y, outputs) if chosen is None else chosen
+    if chosen is None:
+        return None
+    function = keras.losses.get(chosen) if isinstance(chosen, str) else chosen
+    if not callable(function):
+        raise ValueError(f"loss must be a function, a Keras loss or its name; received {loss!r}")
+    return lambda y, outputs: float(np.mean(np.asarray(function(y, outputs), "float64")))
+
+
+def _fitting(y, outputs):
+    y, outputs = np.asarray(y), np.asarray(outputs, "float64")
+    if outputs.ndim < 1 or isinstance(outputs, dict | list):
+        return None
+    whole = y.dtype.kind in "iub" or bool(np.all(y == np.round(y)))
+    if y.shape == outputs.shape[:-1] and whole and outputs.shape[-1] > 1:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=not _probabilities(outputs))
+    if y.shape != outputs.shape and y.size != outputs.size:
+        return None
+    if y.ndim > 1 and y.shape[-1] > 1 and np.all((y == 0) | (y == 1)) and (y.sum(-1) == 1).all():
+        return keras.losses.CategoricalCrossentropy(from_logits=not _probabilities(outputs))
+    if np.all((y == 0) | (y == 1)) and len(np.unique(y)) == 2:
+        inside = bool((outputs >= 0).all() and (outputs <= 1).all())
+        loss = keras.losses.BinaryCrossentropy(from_logits=not inside)
+        return lambda y, outputs: loss(np.reshape(y, outputs.shape), outputs)
+    return keras.losses.MeanSquaredError() if y.shape == outputs.shape else None
+
+
+def _probabilities(outputs):
+    """Whether a softmax has been taken already."""
+    return bool((outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-3))

@@ -1,0 +1,137 @@
+"""What several checks compute: distances in units of the noise that sampling alone would make."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+PERMUTATIONS = 99
+
+
+class Harm(NamedTuple):
+    """What the model loses by its stored population, on the same examples and weights."""
+
+    harmed: bool
+    words: str
+
+
+def harm(case: Any) -> Harm:
+    """Whether the statistics of these batches serve the model better than its population does.
+
+    Same weights, same examples, both at inference: what differs is neither overfitting nor
+    dropout. A loss higher by a tenth and by 0.02 is harm; without targets, outputs that differ by
+    0.3 of their own deviation. The noise of eight batches is several times below either.
+    """
+    stored, fresh = case.inference, case.refreshed
+    if stored.loss is not None and fresh.loss is not None:
+        harmed = not np.isfinite(stored.loss) or stored.loss - fresh.loss > 0.1 * fresh.loss + 0.02
+        words = f"the loss at inference is {stored.loss:.3g} by the stored population and "
+        return Harm(bool(harmed), f"{words}{fresh.loss:.3g} by the statistics of these batches")
+    ours, theirs = (np.concatenate(each.outputs).astype(float) for each in (stored, fresh))
+    ours, theirs = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
+    with np.errstate(all="ignore"):
+        deviation = np.sqrt(np.mean(np.square(theirs - theirs.mean(0))))
+        difference = np.sqrt(np.mean(np.square(ours - theirs))) / (deviation + 1e-12)
+    words = f"the stored population moves the outputs by {difference:.2g} of their deviation"
+    return Harm(not difference < 0.3, words)
+
+
+class Departure(NamedTuple):
+    """How far a population lies from the moments of fresh batches, channel by channel.
+
+    Attributes
+    ----------
+    shift : array, shape (C,)
+        Of the mean, in standard deviations of the inputs.
+    ratio : array, shape (C,)
+        Stored variance over fresh variance.
+    z : array, shape (C,)
+        The shift over its standard error: by how many batches the fresh mean is known, and by how
+        many the average follows.
+    """
+
+    shift: np.ndarray
+    ratio: np.ndarray
+    z: np.ndarray
+
+
+def departure(case: Any, norm: Any) -> Departure:
+    """The distance of a norm's population from the fresh one."""
+    calls = case.training.of(norm)
+    mean, variance = case.fresh[norm]
+    means = np.array([each.mean for each in calls])
+    deviation = np.sqrt(variance + 1e-12)
+    stored = np.float64(norm.mean), np.float64(norm.variance)
+    shift = (stored[0] - mean) / deviation
+    # An average of momentum ρ has the noise of (1 + ρ)/(1 − ρ) batches, these B that of B.
+    momentum = norm.momentum if np.isfinite(norm.momentum) else 0.99
+    noise = np.sqrt(1 / len(calls) + (1 - momentum) / (1 + momentum))
+    error = means.std(0, ddof=1) * noise if len(calls) > 1 else np.full(mean.shape, np.nan)
+    with np.errstate(all="ignore"):
+        return Departure(shift, (stored[1] + 1e-12) / (variance + 1e-12), shift * deviation / error)
+
+
+def alikeness(values: np.ndarray) -> float:
+    """How many times more the means of batches vary than those of random batches would.
+
+    The F ratio of a one-way analysis of variance, between the batches over within them, averaged
+    over the channels. Random batches give about 1, whatever the distribution.
+
+    Parameters
+    ----------
+    values : array, shape (B, N, C)
+        Of each batch and example.
+    """
+    _, size, _ = values.shape
+    between = size * np.var(values.mean(1), axis=0, ddof=1)
+    within = np.mean(np.var(values, axis=1, ddof=1), axis=0)
+    known = within > 1e-12 * (1 + np.square(values.mean((0, 1))))
+    return float(np.mean(between[known] / within[known])) if known.any() else 1.0
+
+
+def by_chance(values: np.ndarray, seed: int = 0) -> float:
+    """The largest `alikeness` among random regroupings of the same examples."""
+    random, (batches, size, channels) = np.random.default_rng(seed), values.shape
+    flat = values.reshape(batches * size, channels)
+    found = [
+        alikeness(flat[random.permutation(len(flat))].reshape(values.shape))
+        for _ in range(PERMUTATIONS)
+    ]
+    return max(found)
+
+
+def examples(calls: list[Any], most: int = 64) -> np.ndarray | None:
+    """The means of each example over its positions, shape (B, N, C), of ``most`` channels."""
+    if len({each.means.shape for each in calls}) != 1:
+        return None
+    values = np.array([each.means for each in calls])
+    step = -(-values.shape[-1] // most)
+    values = values[..., ::step]
+    return values if np.isfinite(values).all() else None
+
+
+def effective_count(calls: list[Any]) -> float:
+    """How many independent values a batch's statistics are worth.
+
+    Positions of one image are alike, so that they count for less: the variance of a batch's mean
+    is that of the examples' means over N, and it would be the whole variance over this number.
+    """
+    found = []
+    for each in calls:
+        between = each.means.var(0, ddof=1) if len(each.means) > 1 else 0 * each.variance
+        with np.errstate(all="ignore"):
+            found.append(len(each.means) * (each.variances.mean(0) + between) / between)
+    found = np.array(found)
+    found = found[np.isfinite(found)]
+    return float(np.median(found)) if found.size else float(calls[0].count)
+
+
+@lru_cache(maxsize=None)
+def spread_of(momentum: float) -> float:
+    """The share of a batch's noise that is left in an exponential average: √((1 − ρ)/(1 + ρ))."""
+    return float(np.sqrt((1 - momentum) / (1 + momentum)))
+
+
+def number(value: float) -> str:
+    """A number for a sentence: three digits, no exponent where it can be read without."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"

@@ -1,0 +1,129 @@
+"""Question 1, whose statistics: axes, masks, padding, and one norm in two places."""
+
+import numpy as np
+
+from bnref.doctor.checks._check import Found, check, paths
+
+
+@check(1, "gallery/pitfalls/plot_the_wrong_axis_with_channels_first")
+def wrong_axis(case):
+    """A norm normalizes another axis than the channels.
+
+    The layer before it says where its channels are: ``data_format``.
+    """
+    wrong = {}
+    for norm in case.norms:
+        calls = case.training.of(norm)
+        form = getattr(case.source(norm), "data_format", None)
+        if not calls or len(calls[0].shape) < 3 or form is None:
+            continue
+        channels = 1 if form == "channels_first" else len(calls[0].shape) - 1
+        if norm.axis % len(calls[0].shape) != channels:
+            wrong[norm] = channels, calls[0].shape
+    if not wrong:
+        return None
+    norm, (axis, shape) = next(iter(wrong.items()))
+    evidence = (
+        f"the inputs have the shape {shape}, with the channels in axis {axis}; axis {norm.axis} is "
+        f"normalized, of size {norm.channels}"
+    )
+    fix = f"norm = keras.layers.BatchNormalization(axis={axis})"
+    return Found(paths(wrong), evidence, fix)
+
+
+@check(1, "gallery/pitfalls/plot_one_norm_for_two_branches")
+def shared_by_branches(case):
+    """One norm serves two branches whose inputs differ, and its population is a mixture.
+
+    The calls of one pass are compared: means more than half a deviation apart, or variances that
+    differ by a factor of two, in most channels.
+    """
+    apart = {}
+    for norm in case.followers:
+        calls = [each for each in case.training.calls[0] if each.norm is norm]
+        if len(calls) < 2:
+            continue
+        means = np.array([each.mean for each in calls])
+        variances = np.array([each.variance for each in calls]) + 1e-12
+        shift = float(np.median(np.ptp(means, axis=0) / np.sqrt(variances.min(0))))
+        ratio = float(np.median(variances.max(0) / variances.min(0)))
+        if shift > 0.5 or ratio > 2:
+            apart[norm] = shift, ratio
+    if not apart:
+        return None
+    shift, ratio = max(apart.values())
+    evidence = (
+        f"the calls of one pass get inputs whose means are {shift:.2g} deviations apart and whose "
+        f"variances differ {ratio:.2g} times"
+    )
+    fix = (
+        "# one norm for each branch, around the shared weights; or one with a population for each:\n"
+        "norm = bnref.layers.DomainBatchNorm(domains=2)  # norm(x, domain=branch)"
+    )
+    return Found(paths(apart), evidence, fix)
+
+
+@check(1, "gallery/pitfalls/plot_a_mask_switches_synchronization_off")
+def mask_unsynchronizes(case):
+    """A synchronized norm gets a mask, and Keras 3 does not synchronize then."""
+    norms = [
+        norm
+        for norm in case.norms
+        if norm.synchronized and norm.masks and any(s.masked for s in case.training.of(norm))
+    ]
+    if not norms or case.replicas == 1:
+        return None
+    evidence = f"a mask reaches it on {case.replicas} replicas: each uses its own statistics"
+    fix = "norm = bnref.layers.SyncBatchNorm()  # averages over all replicas, mask or none"
+    return Found(paths(norms), evidence, fix)
+
+
+@check(1, "gallery/variants/plot_masked_sequences")
+def padding_counted(case):
+    """Padded steps count as data: no mask reaches the norm, or it does not look at it.
+
+    Looked for in the inputs: sequences that end in a constant, of different lengths. It matters
+    where the padding moves a mean by a tenth of a deviation or a variance by a fifth.
+    """
+    found = _lengths(case)
+    if found is None:
+        return None
+    lengths, padded = found
+    moved = {}
+    for norm in case.followers:
+        seen = case.training.of(norm)[0]
+        if (seen.masked and norm.masks) or len(seen.shape) != 3:
+            continue
+        if seen.shape[:2] == (case.batches[0].size, padded):
+            moved[norm] = seen
+    if not moved:
+        return None
+    share = 1 - lengths.mean() / padded
+    if share < 0.05:
+        return None
+    evidence = (
+        f"{100 * share:.0f} % of the steps are padding (lengths {lengths.min()} to "
+        f"{lengths.max()} of {padded}), and the norm averages over all of them"
+    )
+    fix = (
+        "x = keras.layers.Masking()(x)  # or Embedding(..., mask_zero=True), and\n"
+        "x = bnref.layers.MaskedBatchNorm()(x)"
+    )
+    return Found(paths(moved), evidence, fix)
+
+
+def _lengths(case):
+    """The lengths of sequences that end in zeros, and that of all; None where there are none.
+
+    Whole numbers of shape (N, T), or numbers of shape (N, T, C).
+    """
+    x = case.batches[0].x[0]
+    if isinstance(x, dict | list | tuple):
+        return None
+    x = np.asarray(x)
+    if not (x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")) or x.shape[1] < 3:
+        return None
+    there = x != 0 if x.ndim == 2 else np.any(x != 0, axis=-1)
+    lengths = x.shape[1] - np.argmax(there[:, ::-1], axis=1)
+    lengths = np.where(there.any(1), lengths, 0)
+    return (lengths, x.shape[1]) if len(np.unique(lengths)) > 2 else None

@@ -1,0 +1,189 @@
+"""Question 1, whose statistics: what is wrong with the examples of a batch."""
+
+import numpy as np
+
+from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._check import Found, Undecided, check, paths
+
+TOO_FEW = "fewer than 4 batches of equal size, of 2 examples or more, were given"
+
+
+def _alike(case):
+    """The norm whose batches are most alike, its values, the ratio, and what chance gives."""
+    best = None
+    for norm in case.norms:
+        calls = [each for calls in case.inference.calls for each in calls[:] if each.norm is norm]
+        values = statistics.examples(calls) if len(calls) == len(case.batches) else None
+        if values is None or len(values) < 4 or values.shape[1] < 2:
+            continue
+        ratio = statistics.alikeness(values)
+        if best is None or ratio > best[2]:
+            best = norm, values, ratio
+    return best and (*best, statistics.by_chance(best[1]))
+
+
+def _runs(values, ratio, chance):
+    """Two groups of batches by their means, and how often one follows the other; None if not two.
+
+    Of all cuts along the first principal component of the batch means that which leaves the least;
+    two groups explain the batches where nine tenths of the variance between them is gone, or all
+    but what chance gives.
+    """
+    means = values.mean(1) / (values.std((0, 1)) + 1e-12)
+    means = means - means.mean(0)
+    line = means @ np.linalg.svd(means, full_matrices=False)[2][0]
+    order = np.argsort(line)
+
+    def left_by(cut):
+        return sum(np.square(part - part.mean(0)).sum() for part in np.split(means[order], [cut]))
+
+    cut = min(range(2, len(line) - 1), key=left_by)
+    left = left_by(cut) / np.square(means).sum()
+    if left > 0.1 and left * ratio * (len(line) - 1) / (len(line) - 2) > chance:
+        return None
+    groups = np.zeros(len(line), int)
+    groups[order[cut:]] = 1
+    return 1 + int(np.sum(np.diff(groups) != 0))
+
+
+@check(1, "gallery/variants/plot_two_domains_in_one_batch")
+def one_kind_a_batch(case):
+    """Each batch holds one of two kinds of data, and the population is a mean over the kinds.
+
+    Two groups of batches that follow one another in turn and explain how the batches differ: the F
+    ratio as for `batches_not_shuffled`, and within the groups no more than chance gives.
+    """
+    alike = _alike(case)
+    if alike is None:
+        return Undecided(TOO_FEW)
+    norm, values, ratio, chance = alike
+    runs = _runs(values, ratio, chance)
+    if ratio < 2 * chance or runs is None or runs < 4:
+        return None
+    evidence = (
+        f"the batches fall into two groups, which follow one another {runs - 1} times in "
+        f"{len(values)} batches; their means vary {ratio:.0f} times as much as those of random "
+        f"batches (by chance at most {chance:.2g})"
+    )
+    fix = (
+        "# a population for each kind, chosen by the example's domain\n"
+        "y = bnref.layers.DomainBatchNorm(domains=2)(x, domain=domain)\n"
+        "# or both kinds in every batch\n"
+        "dataset = tf.data.Dataset.sample_from_datasets([first, second]).batch(32)"
+    )
+    return Found(paths([norm]), evidence, fix)
+
+
+@check(1, "gallery/questions/plot_noisy_validation", unless=["one_kind_a_batch"])
+def batches_not_shuffled(case):
+    """The examples of a batch are alike, so that its statistics are those of a few.
+
+    The F ratio of the examples' means, between the batches over within them: 1 for random batches.
+    It must be above twice what 99 random regroupings of the same examples give at most, which holds
+    for any distribution, and above 3: the batch is worth less than a third of its examples then.
+    """
+    alike = _alike(case)
+    if alike is None:
+        return Undecided(TOO_FEW)
+    norm, values, ratio, chance = alike
+    if ratio < max(3, 2 * chance):
+        return None
+    worth = max(1, round(values.shape[1] / ratio))
+    evidence = (
+        f"the means of batches vary {statistics.number(ratio)} times as much as those of random "
+        f"batches (by chance at most {chance:.2g}): {values.shape[1]} examples are worth {worth}"
+    )
+    fix = (
+        "dataset = dataset.shuffle(len(x)).batch(32)  # before batch, with room for all examples\n"
+        "model.fit(dataset)\n"
+        "bnref.population.recompute(model, dataset)   # for a model that is trained already"
+    )
+    return Found(paths([norm]), evidence, fix)
+
+
+@check(1, "gallery/variants/plot_normalizing_single_examples", unless=["one_kind_a_batch"])
+def one_example_rules(case):
+    """One example, or a few, make up most of a batch's variance: an outlier, or unscaled inputs.
+
+    Of N examples of one kind each has 1/N of the sum of squares, and the largest of 32 normal ones
+    some 6/N. More than half of it in most channels, in a batch of 8 or more, is another kind.
+    """
+    worst = (0.0, None)
+    for calls in case.inference.calls:
+        for each in calls[:1]:
+            if len(each.means) < 8:
+                return Undecided("batches of fewer than 8 examples were given")
+            squares = each.counts[:, None] * (each.variances + (each.means - each.mean) ** 2)
+            with np.errstate(all="ignore"):
+                share = squares.max(0) / squares.sum(0)
+            share = share[np.isfinite(share)]
+            if share.size and np.median(share) > worst[0]:
+                worst = float(np.median(share)), each
+    share, seen = worst
+    if seen is None or share < 0.5:
+        return None
+    evidence = (
+        f"in one batch of {len(seen.means)} a single example has {100 * share:.0f} % of the sum of "
+        f"squares in half of the channels, where {100 / len(seen.means):.0f} % would be its part"
+    )
+    fix = (
+        "x = (x - x.mean(axis=0)) / x.std(axis=0)  # scale each source by its own statistics, or\n"
+        "x = np.clip(x, *np.quantile(x, [0.001, 0.999]))  # cut outliers off"
+    )
+    return Found(paths([seen.norm]), evidence, fix)
+
+
+@check(1, "gallery/pitfalls/plot_the_batch_gives_the_answer_away",
+       unless=["one_kind_a_batch", "batches_not_shuffled", "shared_by_branches"])  # fmt: skip
+def batch_gives_the_answer(case):
+    """The model has learnt to read the batch's statistics: its examples belong together.
+
+    The same examples, regrouped at random, in training mode: a loss that rises by a tenth and by
+    0.02 depends on the company, not on the example.
+    """
+    regrouped = case.regrouped
+    if regrouped is None:
+        return Undecided("there are no targets, or fewer than 4 batches of equal size")
+    before, after = case.training.loss, regrouped.loss
+    if not after - before > 0.1 * before + 0.02:
+        return None
+    evidence = (
+        f"in training mode the loss is {before:.3g} in the given batches, and {after:.3g} when the "
+        "same examples are regrouped at random"
+    )
+    fix = (
+        "dataset = dataset.unbatch().shuffle(10_000).batch(32)  # break the groups up, or\n"
+        "norm = keras.layers.LayerNormalization()  # where they must stay: statistics of one example"
+    )
+    return Found(paths(case.followers), evidence, fix)
+
+
+@check(1, "gallery/variants/plot_normalizing_single_examples")
+def validation_of_another_kind(case):
+    """The validation inputs are of another brightness or scale than those that were trained on.
+
+    Judged at the first norm: a mean that is off by more than half a deviation, or a variance that
+    is more than twice or less than half, in most channels, while training batches are not.
+    """
+    if case.validated is None:
+        return Undecided("no validation data were given")
+    calls = [each for calls in case.validated.calls for each in calls[:1]]
+    ours = [each for calls in case.inference.calls for each in calls[:1]]
+    if not calls or not ours:
+        return None
+    from bnref.doctor._case import pooled_of
+
+    (mean, variance), (there, spread) = pooled_of(ours), pooled_of(calls)
+    shift = np.abs(there - mean) / np.sqrt(variance + 1e-12)
+    ratio = (spread + 1e-12) / (variance + 1e-12)
+    if not (np.median(shift) > 0.5 or np.median(ratio) > 2 or np.median(ratio) < 0.5):
+        return None
+    evidence = (
+        f"where the first norm stands, the validation inputs have a mean that is "
+        f"{np.median(shift):.2g} deviations away and {np.median(ratio):.2g} times the variance"
+    )
+    fix = (
+        "# the same preprocessing for both; where the data do differ, their own statistics:\n"
+        "bnref.population.recompute(model, validation_batches)"
+    )
+    return Found(paths([calls[0].norm]), evidence, fix)

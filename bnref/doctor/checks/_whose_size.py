@@ -1,0 +1,125 @@
+"""Question 1, whose statistics: batches that are too small, on one device and on several."""
+
+import numpy as np
+
+from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._check import Found, Undecided, check, paths
+
+
+@check(1, "gallery/pitfalls/plot_one_value_a_channel")
+def one_value_a_channel(case):
+    """A norm has one value a channel in a batch, and puts out β whatever it gets."""
+    norms = [norm for norm in case.followers if case.training.of(norm)[0].count <= 1]
+    if not norms:
+        return None
+    evidence = (
+        f"the inputs have the shape {case.training.of(norms[0])[0].shape}: one value a channel, "
+        "whose variance is 0"
+    )
+    return Found(paths(norms), evidence, "model.fit(x, y, batch_size=32)  # 16 or more, not 1")
+
+
+@check(1, "gallery/variants/plot_batch_size_per_replica", unless=["one_value_a_channel"])
+def small_batches(case):
+    """A replica's batch is so small that its statistics are noise.
+
+    Statistics of N independent values scatter so that training differs from inference by √(3/2N) of
+    a deviation: 0.43 at N = 8. N is the number of values that the batch is worth: the positions of
+    one image are alike, and count by what the examples' means say.
+    """
+    small = {}
+    for norm in case.followers:
+        calls = case.training.of(norm)
+        replicas = 1 if norm.synchronized else case.replicas
+        if len(calls[0].means) / replicas < 16:
+            small[norm] = statistics.effective_count(calls) / replicas
+    small = {norm: count for norm, count in small.items() if count < 8}
+    if not small:
+        return None
+    worst = min(small.values())
+    examples = case.batches[0].size / case.replicas
+    evidence = (
+        f"a replica has {examples:.3g} examples a batch, worth {worst:.2g} independent values where "
+        f"it is worst: a gap of √(3/2N) = {np.sqrt(1.5 / worst):.2f} deviations between training "
+        "and inference"
+    )
+    fix = (
+        "norm = keras.layers.BatchNormalization(synchronized=True)  # on several replicas; on one:\n"
+        "model = bnref.norms.convert(model, keras.layers.GroupNormalization, groups=8)"
+    )
+    return Found(paths(small), evidence, fix)
+
+
+@check(1, "gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch")
+def accumulated_gradients(case):
+    """Gradients are accumulated over small batches, each normalized by its own statistics."""
+    steps = getattr(case.optimizer, "gradient_accumulation_steps", None)
+    size = case.batches[0].size
+    if not steps or not case.followers or size / case.replicas >= 16:
+        return None
+    evidence = (
+        f"{steps} batches of {size} make one step, and each norm sees {size} examples at a time, "
+        f"not {steps * size}"
+    )
+    fix = (
+        "model = bnref.norms.convert(model, bnref.BatchRenorm)  # batches so small, corrected; or\n"
+        "model = bnref.norms.convert(model, keras.layers.GroupNormalization, groups=8)"
+    )
+    return Found(paths(case.followers), evidence, fix)
+
+
+@check(1, "gallery/pitfalls/plot_one_value_a_channel", unless=["one_value_a_channel"])
+def last_batch_of_one(case):
+    """The last batch of an epoch has one example, whose variance is 0."""
+    sizes = case.data.sizes
+    flat = [n for n in case.followers if case.training.of(n)[0].counts[0] == 1]
+    if not case.data.complete or len(sizes) < 2 or sizes[-1] != 1 or not flat:
+        return None
+    evidence = f"the {len(sizes)}th and last batch has 1 example, the others {sizes[0]}"
+    return Found(paths(flat), evidence, "dataset = dataset.batch(32, drop_remainder=True)")
+
+
+def empty_replicas(size: int, replicas: int) -> int:
+    """How many replicas get nothing of a batch, as TensorFlow shares it: ⌈size/R⌉ each, in order."""
+    share = -(-size // replicas)
+    return replicas - -(-size // share)
+
+
+@check(2, "gallery/pitfalls/plot_an_empty_replica_leaves_nan_behind")
+def empty_replica(case):
+    """The last batch leaves a replica without an example, and its statistics become NaN."""
+    last = case.data.sizes[-1]
+    empty = empty_replicas(last, case.replicas)
+    if not case.data.complete or not empty or not case.followers:
+        return None
+    evidence = (
+        f"the last batch has {last} examples for {case.replicas} replicas: {empty} of them get none"
+    )
+    return Found(paths(case.followers), evidence, "dataset = dataset.batch(64, drop_remainder=True)")
+
+
+@check(2, "gallery/pitfalls/plot_the_saved_model_is_the_first_replicas")
+def replicas_differ(case):
+    """Each replica remembers its own batches, and only the first one's population is saved."""
+    if case.replicas == 1:
+        return None
+    strategy, apart = case.model.distribute_strategy, {}
+    for norm in case.norms:
+        if not norm.built:
+            continue
+        stored = getattr(norm.mean, "value", norm.mean)
+        values = np.array([np.asarray(v) for v in strategy.experimental_local_results(stored)])
+        spread = np.ptp(values, axis=0) / np.sqrt(np.asarray(norm.variance) + 1e-12)
+        if spread.max() > 1e-6:
+            apart[norm] = float(np.median(spread))
+    if not apart:
+        return None
+    evidence = (
+        f"the replicas' means differ by {max(apart.values()):.2g} deviations; "
+        "what is read, saved and evaluated is the first one's"
+    )
+    fix = (
+        "model = bnref.norms.convert(model, bnref.SyncBatchNorm)  # or, for this model:\n"
+        "bnref.population.recompute(model, batches)"
+    )
+    return Found(paths(apart), evidence, fix)
