@@ -41,7 +41,7 @@ def compiled(model, rate=3e-3, **options):
 
 def dense(norm=layers.BatchNormalization, before=(), classes=CLASSES, **options):
     """Two hidden layers with norms, functional."""
-    options = {"momentum": 0.9, **options} if norm is layers.BatchNormalization else options
+    options = {"momentum": 0.9, **options}
     x = inputs = keras.Input((FEATURES,))
     for units in (32, 16):
         x = layers.Dense(units, use_bias=False)(x)
@@ -183,7 +183,9 @@ def always_the_batchs():
     return (fitted(dense(bnref.UntrackedBatchNorm), *data), data), (trained(), data)
 
 
-def convolutional(first=(), axis=-1, kernel_options=None, norm=layers.BatchNormalization, shape=(10, 8, 3)):
+def convolutional(
+    first=(), axis=-1, kernel_options=None, norm=layers.BatchNormalization, shape=(10, 8, 3)
+):
     inputs = x = keras.Input(shape)
     for layer in first:
         x = layer(x)
@@ -245,14 +247,18 @@ def norm_on_logits():
     x, y = classes()
     inputs = keras.Input((FEATURES,))
     hidden = layers.Dense(16, activation="relu")(inputs)
-    sick = compiled(keras.Model(inputs, layers.BatchNormalization(momentum=0.9)(layers.Dense(CLASSES)(hidden))))
+    sick = compiled(
+        keras.Model(inputs, layers.BatchNormalization(momentum=0.9)(layers.Dense(CLASSES)(hidden)))
+    )
     return (fitted(sick, x, y), (x, y)), (trained(), (x, y))
 
 
 def fine_tuned(freeze):
     """A base that was trained on other data, called with training=False and then unfrozen."""
     x, y = classes()
-    base = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(16), layers.BatchNormalization()])
+    base = keras.Sequential(
+        [keras.Input((FEATURES,)), layers.Dense(16), layers.BatchNormalization()]
+    )
     bnref.population.recompute(base, [x])
     inputs = keras.Input((FEATURES,))
     model = keras.Model(inputs, layers.Dense(CLASSES)(base(inputs, training=False)))
@@ -393,8 +399,8 @@ def bias_without_effect():
 
 def trembling_average():
     x, y = classes()
-    sick = fitted(dense(momentum=0.3), x, y, batch_size=16, epochs=2)
-    return (sick, (x, y), None, 16), (trained(), (x, y), None, 32)
+    sick = fitted(dense(momentum=0.5), x, y, batch_size=8, epochs=2)
+    return (sick, (x, y), None, 8), (trained(), (x, y), None, 32)
 
 
 class Moving(keras.layers.Layer):

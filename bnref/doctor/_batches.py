@@ -53,8 +53,8 @@ def read(model: Any, name: str, data: Any, batch_size: int) -> Batches:
         found = _of_iterable(model, name, data)
     else:
         raise ValueError(
-            f"{name} must be an array, a pair (x, y) of arrays, a tf.data.Dataset or an iterable of "
-            f"batches; received {type(data).__name__}"
+            f"{name} must be an array, a pair (x, y) of arrays, a tf.data.Dataset or an iterable "
+            f"of batches; received {type(data).__name__}"
         )
     for batch in found.batches:
         for each in tf.nest.flatten(batch.x):
@@ -86,15 +86,14 @@ def _of_arrays(model, name, data, batch_size):
     total = lengths.pop()
     starts = range(0, total, batch_size)
     sizes = [min(batch_size, total - start) for start in starts]
-    # Evenly spread: what is sorted by class or by time shows in batches that lie far apart.
     whole = [start for start, size in zip(starts, sizes, strict=True) if size == sizes[0]]
-    chosen = sorted({whole[i] for i in np.linspace(0, len(whole) - 1, KEPT).astype(int)})
+    chosen = [whole[i] for i in _spread(len(whole))]
     parts = (_slice(data, start, start + batch_size) for start in chosen)
     return Batches([_batch(model, each) for each in parts], sizes, complete=True)
 
 
 def _of_iterable(model, name, data):
-    """Spread over what is read, without knowing how long it is: every second one is dropped."""
+    """Spread over what is read, without knowing how long it is: every second pair is dropped."""
     kept: list[Batch] = []
     sizes: list[int] = []
     every = 1
@@ -104,15 +103,26 @@ def _of_iterable(model, name, data):
         if not batch.size:
             raise ValueError(f"{name} must hold batches of an example or more; received none")
         sizes.append(batch.size)
-        if number % every == 0:
+        if number // 2 % every == 0:
             kept.append(batch)
         if len(kept) == 2 * KEPT:
-            kept, every = kept[::2], 2 * every
+            kept, every = [each for i, each in enumerate(kept) if i // 2 % 2 == 0], 2 * every
     if not kept:
         raise ValueError(f"{name} must hold at least one batch; received none")
     whole = [each for each in kept if each.size == sizes[0]]
-    chosen = sorted(set(np.linspace(0, len(whole) - 1, KEPT).astype(int)))
-    return Batches([whole[i] for i in chosen], sizes, complete=len(sizes) < READ)
+    return Batches([whole[i] for i in _spread(len(whole))], sizes, complete=len(sizes) < READ)
+
+
+def _spread(number):
+    """Which of so many batches: pairs of neighbours, evenly spread.
+
+    What is sorted by class or by time shows in batches that lie far apart; what comes in turn, one
+    kind after the other, in neighbours.
+    """
+    if number <= KEPT:
+        return list(range(number))
+    firsts = np.linspace(0, number - 2, KEPT // 2).astype(int)
+    return sorted({each + step for each in firsts for step in (0, 1)})
 
 
 def _slice(data, start, end):
@@ -126,3 +136,29 @@ def _batch(model, item):
     if not getattr(first, "shape", ()):
         raise ValueError(f"a batch must have shape (N, ...); received {first!r}")
     return Batch(x, targets_of(model, item), int(first.shape[0]))
+
+
+def regrouped(batches: list[Batch]) -> list[Batch] | None:
+    """The same examples at random in batches of the same size; None if they cannot be.
+
+    Each new batch takes its examples from all old ones, as far as there are enough of them.
+    """
+    if len(batches) < 4 or any(each.y is None for each in batches):
+        return None
+    size = batches[0].size
+    order = np.random.default_rng(0).permutation(size * len(batches))
+
+    def mixed(*arrays):
+        return np.concatenate([np.asarray(each) for each in arrays])[order]
+
+    x, y = (
+        tf.nest.map_structure(mixed, *parts)
+        for parts in zip(*[b[:2] for b in batches], strict=True)
+    )
+    starts = range(0, size * len(batches), size)
+    return [Batch(rows(x, i, i + size), rows(y, i, i + size), size) for i in starts]
+
+
+def rows(x: Any, start: int, end: int) -> Any:
+    """Some examples of what may be nested."""
+    return tf.nest.map_structure(lambda each: each[start:end], x)

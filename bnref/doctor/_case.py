@@ -1,4 +1,4 @@
-"""What is known of a model and its data: each measurement is made once, when it is first asked for."""
+"""What is known of a model and its data: each measurement is made once, when it is asked for."""
 
 import contextlib
 from functools import cached_property, partial
@@ -6,21 +6,18 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from bnref import norms as _norms
-from bnref.doctor._batches import Batch, Batches
+from bnref.doctor._batches import Batches, regrouped, rows
 from bnref.doctor._keeping import parts
 from bnref.doctor._losses import loss_function
-from bnref.doctor._passes import Pass, Seen, first_array, passed
+from bnref.doctor._passes import Pass, first_array, passed, pooled_of
+from bnref.doctor._structure import Structure
 from bnref.norms import Norm
 from bnref.norms._calling import called
-from bnref.norms._finding import sources, walk
-from bnref.population._estimators import pooled
 from bnref.population._passing import acts_in_training_only, without_dropout
 
 
-class Case:
+class Case(Structure):
     """A model under examination; the checks read it, and measure nothing themselves.
 
     Every measurement leaves the variables as they were before it.
@@ -33,8 +30,8 @@ class Case:
     """
 
     def __init__(self, model: Any, data: Batches, validation: Batches | None, loss: Any):
-        self.model, self.data, self.validation = model, data, validation
-        self.norms: list[Norm] = _norms.find(model)
+        super().__init__(model)
+        self.data, self.validation = data, validation
         self.batches = data.batches
         self._loss = loss
         self._state = [
@@ -102,7 +99,10 @@ class Case:
     def moved(self) -> dict[str, list[str]]:
         """The variables that move where nothing is trained: in ``model(x)``, at inference."""
         found = {}
-        for name, options in {"model(x)": {}, "model(x, training=False)": {"training": False}}.items():
+        for name, options in {
+            "model(x)": {},
+            "model(x, training=False)": {"training": False},
+        }.items():
             self.model(*self.batches[0].x, **options)
             found[name] = [
                 getattr(variable, "path", variable.name)
@@ -116,12 +116,12 @@ class Case:
     @cached_property
     def alone(self) -> np.ndarray:
         """The outputs of four examples of the first batch, at inference, each asked by itself."""
-        rows = []
+        found = []
         for i in range(min(4, self.batches[0].size)):
-            x = _rows(self.batches[0].x, i, i + 1)
-            rows.append(first_array(self.model(*x, training=False)))
+            x = rows(self.batches[0].x, i, i + 1)
+            found.append(first_array(self.model(*x, training=False)))
             self.restore()
-        return np.concatenate(rows)
+        return np.concatenate(found)
 
     @cached_property
     def regrouped(self) -> Pass | None:
@@ -129,9 +129,7 @@ class Case:
         batches = regrouped(self.batches)
         if batches is None or self.loss is None:
             return None
-        return passed(
-            self.model, [], batches, self.loss, after=self.restore, training=True
-        )
+        return passed(self.model, [], batches, self.loss, after=self.restore, training=True)
 
     def loss_with_epsilon(self, changed: list[Norm], epsilon: float) -> float:
         """The loss at inference if these norms had another ε."""
@@ -179,7 +177,7 @@ class Case:
     def in_use(self, norm: Norm) -> bool:
         """Whether the norm was called, and has one population of known channels."""
         calls = self.training.of(norm)
-        return bool(calls) and norm.built and tuple(norm.mean.shape) == calls[0].means.shape[1:]
+        return bool(calls) and norm.mean is not None and norm.mean.shape == calls[0].means.shape[1:]
 
     @cached_property
     def followers(self) -> list[Norm]:
@@ -187,7 +185,10 @@ class Case:
         return [
             norm
             for norm in self.norms
-            if norm.updates and norm.fixed and self.in_use(norm) and self.training.of(norm)[0].training
+            if norm.updates
+            and norm.fixed
+            and self.in_use(norm)
+            and self.training.of(norm)[0].training
         ]
 
     @contextlib.contextmanager
@@ -201,69 +202,8 @@ class Case:
         finally:
             self.restore()
 
-    # Structure.
-
-    @property
-    def replicas(self) -> int:
-        """How many replicas the model is trained on."""
-        strategy = getattr(self.model, "distribute_strategy", None)
-        return 1 if strategy is None else int(strategy.num_replicas_in_sync)
-
-    @property
-    def optimizer(self) -> Any:
-        """The model's, or None where it is not compiled."""
-        return getattr(self.model, "optimizer", None)
-
-    @cached_property
-    def steps(self) -> int | None:
-        """How many steps the optimizer has made; None where it is not known."""
-        iterations = getattr(self.optimizer, "iterations", None)
-        return None if iterations is None else int(np.asarray(iterations)) or None
-
-    def source(self, norm: Norm) -> Any:
-        """The layer before a norm, where there is one only; None where it is not known."""
-        found = sources(norm.layer)
-        return found[0] if len(found) == 1 else None
-
-    @cached_property
-    def layers(self) -> list[tuple[str, Any]]:
-        """All layers with their paths."""
-        return list(walk(self.model))
-
-
-def pooled_of(calls: list[Seen]) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of all calls together."""
-    counts = np.array([each.count for each in calls])
-    means, variances = (
-        np.array([getattr(each, name) for each in calls]) for name in ("mean", "variance")
-    )
-    with np.errstate(invalid="ignore", over="ignore"):
-        return pooled(counts, means, variances)
-
-
-def regrouped(batches: list[Batch]) -> list[Batch] | None:
-    """The same examples at random in batches of the same size; None if they cannot be.
-
-    Each new batch takes its examples from all old ones, as far as there are enough of them.
-    """
-    if len(batches) < 4 or any(each.y is None for each in batches):
-        return None
-    size = batches[0].size
-    order = np.random.default_rng(0).permutation(size * len(batches))
-
-    def mixed(*arrays):
-        return np.concatenate([np.asarray(each) for each in arrays])[order]
-
-    x, y = (tf.nest.map_structure(mixed, *parts) for parts in zip(*[b[:2] for b in batches], strict=True))
-    starts = range(0, size * len(batches), size)
-    return [Batch(_rows(x, i, i + size), _rows(y, i, i + size), size) for i in starts]
-
 
 def _noted(outputs, norm, original, **arguments):
     y = original(**arguments)
     outputs.append((norm, np.asarray(y)))
     return y
-
-
-def _rows(x, start, end):
-    return tf.nest.map_structure(lambda each: each[start:end], x)

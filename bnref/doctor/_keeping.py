@@ -16,7 +16,7 @@ def kept(model: Any) -> Iterator[None]:
     The variables of several replicas, which may differ, are put back one by one.
     """
     saved = [(each, each.numpy()) for variable in _variables(model) for each in parts(variable)]
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    numpy_state, python_state = np.random.get_state(), random.getstate()
     eager = _eager_generator()
     eager_state = None if eager is None else eager.getstate()
     try:
@@ -25,7 +25,7 @@ def kept(model: Any) -> Iterator[None]:
         for variable, value in saved:
             if not np.array_equal(variable.numpy(), value, equal_nan=value.dtype.kind == "f"):
                 variable.assign(value)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        np.random.set_state(numpy_state)
         random.setstate(python_state)
         if eager_state is not None:
             eager.setstate(eager_state)

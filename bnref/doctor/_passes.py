@@ -10,6 +10,7 @@ import tensorflow as tf
 from bnref.doctor._batches import Batch
 from bnref.norms import Norm
 from bnref.norms._calling import called
+from bnref.population._estimators import pooled
 
 
 class Seen(NamedTuple):
@@ -40,7 +41,7 @@ class Seen(NamedTuple):
     variances: np.ndarray
 
     @property
-    def count(self) -> float:
+    def values(self) -> float:
         """How many values each channel's statistics are taken from."""
         return float(self.counts.sum())
 
@@ -156,3 +157,13 @@ def _seen(norm, inputs, training, mask):
     means, variances = (np.float64(tf.reshape(each, rows)) for each in (means, variances))
     counts = np.float64(counts)
     return Seen(norm, bool(training), mask is not None, shape, dtype, counts, means, variances)
+
+
+def pooled_of(calls: list[Seen]) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of all calls together."""
+    counts = np.array([each.values for each in calls])
+    means, variances = (
+        np.array([getattr(each, name) for each in calls]) for name in ("mean", "variance")
+    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        return pooled(counts, means, variances)

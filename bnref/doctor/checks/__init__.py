@@ -3,7 +3,15 @@
 `CHECKS` has them by name, in the order in which they are asked, the likeliest explanation first.
 """
 
-from bnref.doctor.checks import _remembered, _used, _whose_axes, _whose_batch, _whose_size
+from bnref.doctor.checks import (
+    _remembered,
+    _remembered_for,
+    _used,
+    _used_for,
+    _whose_axes,
+    _whose_batch,
+    _whose_size,
+)
 from bnref.doctor.checks._check import CHECKS as _REGISTERED
 from bnref.doctor.checks._check import Check, Found, Undecided
 
@@ -13,7 +21,7 @@ _ORDER = [
     _used.training_never_passed,
     _remembered.never_updated,
     _remembered.impossible_population,
-    _used.variance_overflows,
+    _used_for.variance_overflows,
     _remembered.half_precision_population,
     _used.training_at_inference,
     _used.untold_is_training,
@@ -23,29 +31,29 @@ _ORDER = [
     _whose_axes.shared_by_branches,
     _whose_batch.one_kind_a_batch,
     _whose_batch.batches_not_shuffled,
-    _remembered.dropout_before,
+    _remembered_for.dropout_before,
     _whose_axes.padding_counted,
     _whose_axes.mask_unsynchronizes,
     _whose_size.replicas_differ,
     _whose_batch.one_example_rules,
-    _used.large_mean,
-    _used.norm_on_logits,
+    _used_for.large_mean,
+    _used_for.norm_on_logits,
     _used.training_false_overridden,
     _used.frozen_after_compile,
-    _remembered.momentum_of_another_framework,
-    _remembered.epsilon_of_another_framework,
-    _remembered.weights_averaged_without_statistics,
+    _remembered_for.momentum_of_another_framework,
+    _remembered_for.epsilon_of_another_framework,
+    _remembered_for.weights_averaged_without_statistics,
     _remembered.few_steps,
     _whose_size.accumulated_gradients,
     _whose_size.small_batches,
     _whose_batch.batch_gives_the_answer,
-    _remembered.trembling_average,
+    _remembered_for.trembling_average,
     _remembered.stale_population,
     _whose_size.empty_replica,
     _whose_size.last_batch_of_one,
-    _used.bias_without_effect,
-    _used.gamma_vanishes,
-    _used.dead_channels,
+    _used_for.bias_without_effect,
+    _used_for.gamma_vanishes,
+    _used_for.dead_channels,
     _whose_batch.validation_of_another_kind,
 ]
 CHECKS: dict[str, Check] = {each.__name__: _REGISTERED[each.__name__] for each in _ORDER}

@@ -1,6 +1,6 @@
 """What several checks compute: distances in units of the noise that sampling alone would make."""
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,10 +123,10 @@ def effective_count(calls: list[Any]) -> float:
             found.append(len(each.means) * (each.variances.mean(0) + between) / between)
     found = np.array(found)
     found = found[np.isfinite(found)]
-    return float(np.median(found)) if found.size else float(calls[0].count)
+    return float(np.median(found)) if found.size else float(calls[0].values)
 
 
-@lru_cache(maxsize=None)
+@cache
 def spread_of(momentum: float) -> float:
     """The share of a batch's noise that is left in an exponential average: √((1 − ρ)/(1 + ρ))."""
     return float(np.sqrt((1 - momentum) / (1 + momentum)))

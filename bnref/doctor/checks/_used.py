@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._check import Found, check, paths
-from bnref.doctor.checks._remembered import _at_start
+from bnref.doctor.checks._start import at_start
 
 
 @check(3, "gallery/pitfalls/plot_training_was_never_told")
@@ -19,7 +18,7 @@ def training_never_passed(case):
         for norm in case.norms
         if norm.trainable
         and norm.built
-        and _at_start(norm)
+        and at_start(norm)
         and case.training.of(norm)
         and not any(each.training for each in case.training.of(norm))
     ]
@@ -78,9 +77,8 @@ def untold_is_training(case):
     if not leaking:
         return None
     moved = len(case.moved["model(x)"])
-    evidence = (
-        f"model(x) reaches {len(leaking)} norms as training=True"
-        + (f", and moves {moved} variables" if moved else "")
+    evidence = f"model(x) reaches {len(leaking)} norms as training=True" + (
+        f", and moves {moved} variables" if moved else ""
     )
     return Found(paths(leaking), evidence, "y = model(x, training=False)  # say it, always")
 
@@ -166,129 +164,6 @@ def frozen_after_compile(case):
         f"γ or β of {len(changed)} norms are with the optimizer, and the layers are frozen now: "
         "fit goes on moving them and the population"
     )
-    return Found(paths(changed), evidence, "model.compile(...)  # again, after each change of trainable")
-
-
-@check(3, "gallery/questions/plot_with_and_without_normalizes_its_logits")
-def norm_on_logits(case):
-    """A norm stands on the logits, and bounds how sure the model can be."""
-    norm = case.on_logits
-    if norm is None:
-        return None
-    gamma = 1.0 if norm.gamma is None else float(np.mean(np.abs(norm.gamma)))
-    evidence = (
-        f"its outputs are the logits: mean 0 and deviation {gamma:.2g} over the batch, for every class"
+    return Found(
+        paths(changed), evidence, "model.compile(...)  # again, after each change of trainable"
     )
-    fix = "logits = keras.layers.Dense(classes)(x)  # the last layer, with no norm behind it"
-    return Found(paths([norm]), evidence, fix)
-
-
-@check(3, "gallery/pitfalls/plot_no_gradient_through_the_statistics")
-def bias_without_effect(case):
-    """A bias before a norm has grown large: no gradient passes through the statistics.
-
-    With the gradient a bias before a norm gets none and stays near where it began; ten deviations
-    of the norm's inputs are more than any initializer gives.
-    """
-    found = {}
-    for norm in case.norms:
-        bias = getattr(case.source(norm), "bias", None)
-        if bias is None or norm not in case.fresh:
-            continue
-        bias = np.asarray(bias)
-        deviation = np.sqrt(case.fresh[norm][1] + 1e-12)
-        if bias.shape == deviation.shape and np.median(np.abs(bias) / deviation) > 10:
-            found[norm] = float(np.median(np.abs(bias) / deviation))
-    if not found:
-        return None
-    evidence = f"the bias before it is {statistics.number(max(found.values()))} deviations large"
-    fix = "x = keras.layers.Dense(64, use_bias=False)(x)  # β does what a bias would\n"
-    fix += "x = keras.layers.BatchNormalization()(x)"
-    return Found(paths(found), evidence, fix)
-
-
-@check(3, "gallery/pitfalls/plot_the_one_pass_variance_cancels")
-def large_mean(case):
-    """The mean is so large against the deviation that a variance taken in one pass cancels.
-
-    E[x²] − E[x]² loses twice the digits of μ/σ: at 100 the fourth of seven, which shows where
-    Keras's ``synchronized=True`` uses it; at 1,000 the sixth, which XLA does to any variance.
-    """
-    found = {}
-    for norm, (mean, variance) in case.fresh.items():
-        live = variance > 1e-12
-        if live.any():
-            ratio = float(np.median(np.abs(mean[live]) / np.sqrt(variance[live])))
-            if ratio > (100 if norm.synchronized else 1000):
-                found[norm] = ratio
-    if not found:
-        return None
-    evidence = f"|μ|/σ of its inputs is {statistics.number(max(found.values()))}"
-    fix = "x = (x - x.mean(axis=0)) / x.std(axis=0)  # centre the inputs; or, for the layer:\n"
-    fix += "norm = bnref.layers.SyncBatchNorm()  # a variance in two passes"
-    return Found(paths(found), evidence, fix)
-
-
-@check(3, "gallery/pitfalls/plot_half_precision_overflows_and_stands_still")
-def variance_overflows(case):
-    """The batch's moments overflow, though the inputs of the model are finite.
-
-    In float32, in which every library takes them: above 3e38, which x² passes at 2e19.
-    """
-    found = [
-        norm
-        for norm, moments in case.fresh.items()
-        if not np.isfinite(np.float32(moments)).all()
-    ]
-    if not found:
-        return None
-    dtype = case.training.of(found[0])[0].dtype
-    evidence = (
-        f"mean or variance of the first norm's inputs ({dtype}) are beyond float32 in training mode"
-    )
-    return Found(paths(found[:1]), evidence, "x = keras.layers.Rescaling(1 / 255)(x)  # or float32")
-
-
-@check(3, "learn/what_it_computes", unless=["variance_overflows"])
-def dead_channels(case):
-    """Channels whose inputs are constant come out as β, whatever the example.
-
-    Constant in every batch, to rounding; more than a fifth of a norm's channels.
-    """
-    found = {}
-    for norm, (mean, variance) in case.fresh.items():
-        if case.training.of(norm)[0].count <= 1:
-            continue
-        dead = variance <= 1e-12 * (np.square(mean) + 1e-12)
-        if dead.mean() > 0.2:
-            found[norm] = int(dead.sum()), len(dead)
-    if not found:
-        return None
-    dead, channels = max(found.values())
-    evidence = f"{dead} of {channels} channels have a variance of 0 in every batch"
-    fix = "keras.optimizers.Adam(1e-4)  # a lower rate: units that died in a step do not come back"
-    return Found(paths(found), evidence, fix)
-
-
-@check(3, "gallery/pitfalls/plot_weight_decay_is_a_learning_rate")
-def gamma_vanishes(case):
-    """γ has shrunk to nothing under weight decay, and with it what the norm passes on.
-
-    Below a hundredth in more than half of the channels, where weights decay; without decay a γ of 0
-    is a start that residual networks choose on purpose.
-    """
-    found = {}
-    decays = getattr(case.optimizer, "weight_decay", None)
-    if not decays and not any(getattr(n.layer, "gamma_regularizer", None) for n in case.norms):
-        return None
-    for norm in case.norms:
-        if norm.built and norm.gamma is not None:
-            small = np.abs(np.asarray(norm.gamma)) < 0.01
-            if small.mean() > 0.5:
-                found[norm] = int(small.sum()), small.size
-    if not found:
-        return None
-    small, channels = max(found.values())
-    evidence = f"|γ| is below 0.01 in {small} of {channels} channels"
-    fix = 'optimizer.exclude_from_weight_decay(var_names=["gamma", "beta"])'
-    return Found(paths(found), evidence, fix)

@@ -57,7 +57,7 @@ def shared_by_branches(case):
         f"variances differ {ratio:.2g} times"
     )
     fix = (
-        "# one norm for each branch, around the shared weights; or one with a population for each:\n"
+        "# a norm for each branch, around the shared weights; or one with two populations:\n"
         "norm = bnref.layers.DomainBatchNorm(domains=2)  # norm(x, domain=branch)"
     )
     return Found(paths(apart), evidence, fix)

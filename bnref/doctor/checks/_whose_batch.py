@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bnref.doctor._passes import pooled_of
 from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._check import Found, Undecided, check, paths
 
@@ -153,7 +154,7 @@ def batch_gives_the_answer(case):
     )
     fix = (
         "dataset = dataset.unbatch().shuffle(10_000).batch(32)  # break the groups up, or\n"
-        "norm = keras.layers.LayerNormalization()  # where they must stay: statistics of one example"
+        "norm = keras.layers.LayerNormalization()  # or statistics of one example"
     )
     return Found(paths(case.followers), evidence, fix)
 
@@ -171,8 +172,6 @@ def validation_of_another_kind(case):
     ours = [each for calls in case.inference.calls for each in calls[:1]]
     if not calls or not ours:
         return None
-    from bnref.doctor._case import pooled_of
-
     (mean, variance), (there, spread) = pooled_of(ours), pooled_of(calls)
     shift = np.abs(there - mean) / np.sqrt(variance + 1e-12)
     ratio = (spread + 1e-12) / (variance + 1e-12)

@@ -3,13 +3,13 @@
 import numpy as np
 
 from bnref.doctor.checks import _statistics as statistics
-from bnref.doctor.checks._check import Found, Undecided, check, paths
+from bnref.doctor.checks._check import Found, check, paths
 
 
 @check(1, "gallery/pitfalls/plot_one_value_a_channel")
 def one_value_a_channel(case):
     """A norm has one value a channel in a batch, and puts out β whatever it gets."""
-    norms = [norm for norm in case.followers if case.training.of(norm)[0].count <= 1]
+    norms = [norm for norm in case.followers if case.training.of(norm)[0].values <= 1]
     if not norms:
         return None
     evidence = (
@@ -39,12 +39,12 @@ def small_batches(case):
     worst = min(small.values())
     examples = case.batches[0].size / case.replicas
     evidence = (
-        f"a replica has {examples:.3g} examples a batch, worth {worst:.2g} independent values where "
-        f"it is worst: a gap of √(3/2N) = {np.sqrt(1.5 / worst):.2f} deviations between training "
-        "and inference"
+        f"a replica has {examples:.3g} examples a batch, worth {worst:.2g} independent values "
+        f"where it is worst: a gap of √(3/2N) = {np.sqrt(1.5 / worst):.2f} deviations between "
+        "training and inference"
     )
     fix = (
-        "norm = keras.layers.BatchNormalization(synchronized=True)  # on several replicas; on one:\n"
+        "norm = keras.layers.BatchNormalization(synchronized=True)  # on several replicas; or\n"
         "model = bnref.norms.convert(model, keras.layers.GroupNormalization, groups=8)"
     )
     return Found(paths(small), evidence, fix)
@@ -80,7 +80,7 @@ def last_batch_of_one(case):
 
 
 def empty_replicas(size: int, replicas: int) -> int:
-    """How many replicas get nothing of a batch, as TensorFlow shares it: ⌈size/R⌉ each, in order."""
+    """How many replicas get nothing of a batch: TensorFlow gives ⌈size/R⌉ to each, in order."""
     share = -(-size // replicas)
     return replicas - -(-size // share)
 
@@ -95,7 +95,9 @@ def empty_replica(case):
     evidence = (
         f"the last batch has {last} examples for {case.replicas} replicas: {empty} of them get none"
     )
-    return Found(paths(case.followers), evidence, "dataset = dataset.batch(64, drop_remainder=True)")
+    return Found(
+        paths(case.followers), evidence, "dataset = dataset.batch(64, drop_remainder=True)"
+    )
 
 
 @check(2, "gallery/pitfalls/plot_the_saved_model_is_the_first_replicas")

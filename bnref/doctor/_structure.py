@@ -1,0 +1,44 @@
+"""What can be read of a model without passing anything through it."""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bnref.norms import Norm, find
+from bnref.norms._finding import sources, walk
+
+
+class Structure:
+    """Layers, norms, optimizer and replicas of a model."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.norms: list[Norm] = find(model)
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas the model is trained on."""
+        strategy = getattr(self.model, "distribute_strategy", None)
+        return 1 if strategy is None else int(strategy.num_replicas_in_sync)
+
+    @property
+    def optimizer(self) -> Any:
+        """The model's, or None where it is not compiled."""
+        return getattr(self.model, "optimizer", None)
+
+    @cached_property
+    def steps(self) -> int | None:
+        """How many steps the optimizer has made; None where it is not known."""
+        iterations = getattr(self.optimizer, "iterations", None)
+        return None if iterations is None else int(np.asarray(iterations)) or None
+
+    def source(self, norm: Norm) -> Any:
+        """The layer before a norm, where there is one only; None where it is not known."""
+        found = sources(norm.layer)
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def layers(self) -> list[tuple[str, Any]]:
+        """All layers with their paths."""
+        return list(walk(self.model))

@@ -1,0 +1,84 @@
+"""The doctor while ``fit`` runs: a finding is said the first time that it is sure."""
+
+import time
+import warnings
+from typing import Any
+
+import keras
+
+from bnref.doctor._examine import examine
+from bnref.doctor._report import Finding, Report
+
+
+class Watch(keras.callbacks.Callback):
+    """A Keras callback that examines the model between the epochs of ``fit``.
+
+    It costs less than ``share`` of the time of training: it waits for as many epochs as pay for one
+    look. A cause is said as a warning when two looks in a row have found it, and once only; after
+    the last epoch one look is enough.
+
+    Parameters
+    ----------
+    data, validation
+        As for `examine`: the data as training sees them, in that order.
+    share : float, 0 < share ≤ 1
+        The part of the time that examining may take.
+    **options
+        As for `examine`: ``batch_size``, ``loss``.
+
+    Attributes
+    ----------
+    findings : list of Finding
+        What was said, in this order.
+    report : Report or None
+        The last one.
+
+    Raises
+    ------
+    ValueError
+        `share` is no number between 0 and 1; data that do not fit, at the first look.
+
+    Examples
+    --------
+    ``model.fit(x, y, callbacks=[bnref.doctor.Watch((x, y))])``
+    """
+
+    def __init__(self, data: Any, validation: Any = None, *, share: float = 0.03, **options: Any):
+        super().__init__()
+        if isinstance(share, bool) or not isinstance(share, float | int) or not 0 < share <= 1:
+            raise ValueError(f"share must be a number above 0, at most 1; received {share!r}")
+        self.data, self.validation = data, validation
+        self.share, self.options = share, options
+        self.findings: list[Finding] = []
+        self.report: Report | None = None
+        self._suspected: set[str] = set()
+        self._spent = self._cost = 0.0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Look, if what training has taken so far pays for it."""
+        elapsed = time.monotonic() - self._began - self._spent
+        if self._spent + self._cost <= self.share * elapsed and elapsed > 0:
+            self._look(sure=False)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Look once more; this look is not counted."""
+        self._look(sure=True)
+
+    def _look(self, *, sure):
+        began = time.monotonic()
+        self.report = examine(self.model, self.data, self.validation, **self.options)
+        self._cost = time.monotonic() - began
+        self._spent += self._cost
+        said = {each.cause for each in self.findings}
+        for finding in self.report.findings:
+            if finding.cause not in said and (sure or finding.cause in self._suspected):
+                self.findings.append(finding)
+                warnings.warn(
+                    f"{finding.summary}: {finding.evidence}. To mend it:\n{finding.fix}",
+                    stacklevel=2,
+                )
+        self._suspected = {each.cause for each in self.report.findings}

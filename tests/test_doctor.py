@@ -1,0 +1,353 @@
+"""Tests of bnref.doctor: what it says of models, and that it leaves them as they were."""
+
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import sick_models
+import tensorflow as tf
+from helpers import ROOT, assert_same_values, strategy_of, values
+
+import bnref
+from bnref import doctor
+from bnref.doctor import __main__ as program
+
+pytestmark = pytest.mark.slow
+
+CLASSES = sick_models.classes
+
+
+def causes(report):
+    return [each.cause for each in report.findings]
+
+
+def small(**options):
+    """A model that is not trained, with populations that are those of its data."""
+    model = sick_models.dense(**options)
+    bnref.population.recompute(model, np.split(CLASSES()[0], 8))
+    return model
+
+
+@pytest.mark.parametrize("name", doctor.CHECKS)
+def test_a_check_says_its_cause_its_question_and_a_page_that_there_is(name):
+    check = doctor.CHECKS[name]
+    assert 20 < len(check.cause) <= 98 and check.question in (1, 2, 3)
+    gallery = check.page.startswith("gallery/")
+    folder, suffix = (ROOT, ".py") if gallery else (ROOT / "docs", ".md")
+    assert (folder / f"{check.page}{suffix}").exists()
+    assert set(check.unless) <= set(doctor.CHECKS)
+
+
+def test_the_model_comes_back_to_the_bit_with_its_optimizer_metrics_and_random_state():
+    model = sick_models.dense(before=[lambda: keras.layers.Dropout(0.5)])
+    model.compile("adam", sick_models.LOSS, metrics=["accuracy"])
+    x, y = CLASSES()
+    model.fit(x, y, verbose=0)
+    before, optimizer = values(model), [each.numpy() for each in model.optimizer.variables]
+    metrics = [each.numpy() for each in model.metrics_variables]
+    np.random.seed(3)
+    expected = np.random.random(4)
+    np.random.seed(3)
+    tf.random.set_seed(3)
+    uniform = tf.random.uniform((4,)).numpy()
+    tf.random.set_seed(3)
+    doctor.examine(model, (x, y), (x, y))
+    assert_same_values(model, before)
+    for now, then in zip(model.optimizer.variables, optimizer, strict=True):
+        np.testing.assert_array_equal(now, then)
+    for now, then in zip(model.metrics_variables, metrics, strict=True):
+        np.testing.assert_array_equal(now, then)
+    np.testing.assert_array_equal(np.random.random(4), expected)
+    np.testing.assert_array_equal(tf.random.uniform((4,)), uniform)
+    assert "call" not in vars(bnref.norms.find(model)[0].layer)
+
+
+def test_the_replicas_own_populations_come_back_too():
+    strategy = strategy_of(2)
+    with strategy.scope():
+        model = sick_models.dense()
+    x, y = CLASSES()
+    model.fit(x[:256], y[:256], batch_size=32, verbose=0)
+    mean = bnref.norms.find(model)[0].mean.value
+    before = [np.array(each) for each in strategy.experimental_local_results(mean)]
+    assert not np.array_equal(*before)
+    doctor.examine(model, (x, y))
+    for now, then in zip(strategy.experimental_local_results(mean), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_examination_that_fails_leaves_the_model_as_it_was():
+    model, (x, y) = small(), CLASSES()
+    before = values(model)
+
+    def loss(y, outputs):
+        raise RuntimeError("no loss")
+
+    with pytest.raises(ValueError, match="loss must fit the targets and outputs .*no loss"):
+        doctor.examine(model, (x, y), loss=loss)
+    assert_same_values(model, before)
+    assert "call" not in vars(bnref.norms.find(model)[0].layer)
+
+
+def as_dataset(x, y):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+
+
+def as_batches(x, y):
+    return [(x[i : i + 32], y[i : i + 32]) for i in range(0, len(x), 32)]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y: (x, y),
+        as_dataset,
+        as_batches,
+        lambda x, y: iter(as_batches(x, y)),
+        lambda x, y: (tf.constant(x), tf.constant(y)),
+    ],
+    ids=["arrays", "dataset", "list", "generator", "tensors"],
+)
+def test_data_of_every_form_give_the_same_finding(form):
+    x, y = CLASSES()
+    model = small()
+    assert causes(doctor.examine(model, form(x, y))) == []
+    report = doctor.examine(model, form(*(each[np.argsort(y)] for each in (x, y))))
+    assert causes(report)[0] == "batches_not_shuffled"
+    assert report.batch_size == 32 and report.batches == 16
+
+
+def test_inputs_alone_are_enough_and_what_needs_targets_is_said_to_be_undecided():
+    x, _ = CLASSES()
+    report = doctor.examine(small(), 3 * x)
+    assert causes(report) == ["stale_population"]
+    assert "of their deviation" in report.findings[0].evidence
+    assert "there are no targets" in report.undecided["batch_gives_the_answer"]
+    assert "no validation data" in report.undecided["validation_of_another_kind"]
+
+
+def nested():
+    base = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(16, use_bias=False),
+            keras.layers.BatchNormalization(name="inner"),
+        ],
+        name="base",
+    )
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, keras.layers.Dense(4)(base(inputs)))
+
+
+def with_tf_keras():
+    import tf_keras
+
+    return tf_keras.Sequential(
+        [
+            tf_keras.Input((8,)),
+            tf_keras.layers.Dense(16),
+            tf_keras.layers.BatchNormalization(name="inner"),
+            tf_keras.layers.Dense(4),
+        ]
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", [nested, with_tf_keras, lambda: sick_models.Deaf(True)])
+def test_models_of_every_make_are_examined(make):
+    x, y = CLASSES()
+    model = make()
+    model(x[:2])
+    bnref.population.recompute(model, np.split(x, 8))
+    assert causes(doctor.examine(model, (x, y))) == []
+    bnref.norms.find(model)[0].assign(np.full(16, 40.0), np.full(16, 9.0))
+    report = doctor.examine(model, (x, y))
+    assert causes(report) == ["stale_population"]
+    assert report.norms[0].path == report.findings[0].layers[0]
+    assert report.norms[0].shift > 3
+
+
+def two_inputs():
+    a, b = keras.Input((8,), name="a"), keras.Input((8,), name="b")
+    z = keras.layers.BatchNormalization()(keras.layers.Concatenate()([a, b]))
+    return keras.Model([a, b], keras.layers.Dense(4)(z))
+
+
+def test_several_inputs_are_passed_as_fit_takes_them():
+    x, y = CLASSES()
+    model = two_inputs()
+    batches = [((x[i : i + 32], 2 * x[i : i + 32]), y[i : i + 32]) for i in range(0, 512, 32)]
+    bnref.population.recompute(model, batches)
+    assert causes(doctor.examine(model, batches)) == []
+    assert causes(doctor.examine(model, ((x, 2 * x), y))) == []
+    assert causes(doctor.examine(model, ((x, 9 * x), y))) == ["stale_population"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m, x, y: (None, (x, y)), "model must be a Keras model; received NoneType"),
+        (lambda m, x, y: (sick_models.Deaf(True), (x, y)), "model must be built: call it"),
+        (
+            lambda m, x, y: (keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]), x),
+            "model must have a batch norm; found none",
+        ),
+        (lambda m, x, y: (m, 3), "data must be an array, a pair .* received int"),
+        (lambda m, x, y: (m, "x.npz"), "data must be an array, a pair .* received str"),
+        (lambda m, x, y: (m, (x, y[:-1])), "data must hold equally many examples.*1023 and 1024"),
+        (lambda m, x, y: (m, []), "data must hold at least one batch; received none"),
+        (lambda m, x, y: (m, x[:0]), "data must hold equally many examples, one or more"),
+        (lambda m, x, y: (m, np.where(x > 5, np.nan, x)), "data must be finite; received"),
+        (lambda m, x, y: (m, x[:, :5]), r"data must be what the model takes; .*\(32, 5\)"),
+        (lambda m, x, y: (m, x, 3), "validation must be an array"),
+    ],
+)
+def test_bad_input_is_refused_by_name(change, message):
+    model, data, *validation = change(small(), *CLASSES())
+    with pytest.raises(ValueError, match=message):
+        doctor.examine(model, data, *validation)
+
+
+@pytest.mark.parametrize("batch_size", [0, 2.5, True])
+def test_a_batch_size_that_is_none_is_refused(batch_size):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1"):
+        doctor.examine(small(), CLASSES(), batch_size=batch_size)
+
+
+def test_a_report_is_a_table_json_and_one_html_file(tmp_path):
+    x, y = CLASSES()
+    report = doctor.examine(small(), (2 * x + 3, y))
+    finding = report.findings[0]
+    text = str(report)
+    assert finding.summary in text and finding.fix.splitlines()[0] in text and finding.page in text
+    assert max(map(len, text.splitlines())) <= 110
+    report.to_json(tmp_path / "report.json")
+    loaded = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert loaded["findings"][0]["cause"] == finding.cause == "stale_population"
+    assert [each["path"] for each in loaded["norms"]] == [each.path for each in report.norms]
+    page = report.to_html(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text("utf-8") == page
+    assert finding.summary in page and page.count("<svg") == 2 * len(report.norms)
+    assert "http" not in page and report._repr_html_() in page
+
+
+def test_a_clean_report_says_what_was_looked_at():
+    report = doctor.examine(small(), CLASSES())
+    assert not report and "nothing found" in str(report) and "few_steps" in str(report)
+    assert set(report.looked_at) | set(report.undecided) == set(doctor.CHECKS)
+
+
+def test_what_is_written_in_html_is_text_and_no_markup():
+    x, y = CLASSES()
+    model = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization(name="<b>x")])
+    assert "<b>x" not in doctor.examine(model, x).to_html()
+
+
+# While fit runs.
+
+
+def test_watch_says_a_finding_once_and_leaves_training_as_it_was():
+    x, y = CLASSES()
+    order = np.argsort(y)
+    data = x[order], y[order]
+    results = []
+    for watched in (True, False):
+        keras.utils.set_random_seed(1)
+        model = sick_models.dense(before=[lambda: keras.layers.Dropout(0.1)])
+        watch = doctor.Watch(data, share=1.0)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            model.fit(
+                *data, epochs=4, verbose=0, shuffle=False, callbacks=[watch] if watched else []
+            )
+        results.append(values(model))
+        if watched:
+            messages = [str(each.message) for each in said if "To mend it" in str(each.message)]
+            assert "batches_not_shuffled" in [each.cause for each in watch.findings]
+            assert len(messages) == len(watch.findings) == len({*messages})
+            assert watch.report is not None
+    for first, second in zip(*results, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_watch_waits_until_training_pays_for_a_look(monkeypatch):
+    """A clock of its own: an epoch takes 10 s, a look 3 s, of which 3 % is 100 s of training."""
+    now, looks = [0.0], []
+    module = doctor._watch
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    def look(*arguments, **options):
+        now[0] += 3
+        looks.append(now[0])
+        return doctor.examine(small(), CLASSES()[0])
+
+    monkeypatch.setattr(module, "examine", look)
+    watch = doctor.Watch(CLASSES()[0])
+    watch.on_train_begin()
+    taken = []
+    for epoch in range(30):
+        now[0] += 10
+        watch.on_epoch_end(epoch)
+        taken.append(len(looks))
+    assert taken[:20] == [1] * 20 and taken[-1] == 2
+    watch.on_train_end()
+    assert len(looks) == 3
+
+
+@pytest.mark.parametrize("share", [0, 2, True, "3 %"])
+def test_watch_refuses_a_share_that_is_none(share):
+    with pytest.raises(ValueError, match="share must be a number above 0, at most 1; received"):
+        doctor.Watch(CLASSES(), share=share)
+
+
+# From the command line.
+
+
+@pytest.fixture
+def files(tmp_path):
+    model, (x, y) = small(), CLASSES()
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "good.npz", x=x, y=y)
+    np.savez(tmp_path / "other.npz", x=2 * x + 3, y=y)
+    np.savez(tmp_path / "nox.npz", images=x)
+    np.savez(tmp_path / "nan.npz", x=x * np.nan)
+    (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "text.npz").write_text("no data")
+    return tmp_path
+
+
+def test_the_program_ends_with_0_where_nothing_is_found(files, capsys):
+    status = program.main([str(files / "model.keras"), str(files / "good.npz")])
+    assert status == 0 and "nothing found" in capsys.readouterr().out
+
+
+def test_the_program_ends_with_1_where_something_is_found_and_writes_reports(files, capsys):
+    arguments = [files / "model.keras", files / "other.npz", "--html", files / "r.html"]
+    arguments += ["--json", files / "r.json", "--validation", files / "good.npz"]
+    assert program.main([str(each) for each in arguments]) == 1
+    assert "population" in capsys.readouterr().out
+    assert "population" in (files / "r.html").read_text("utf-8")
+    found = json.loads((files / "r.json").read_text("utf-8"))["findings"]
+    assert "stale_population" in [each["cause"] for each in found]
+
+
+@pytest.mark.parametrize(
+    "model, data, message",
+    [
+        ("none.keras", "good.npz", "model must be a file; there is no"),
+        ("text.keras", "good.npz", "model must be a .keras file"),
+        ("model.keras", "none.npz", "data must be a file; there is no"),
+        ("model.keras", "text.npz", "data must be an .npz file of numbers"),
+        ("model.keras", "nox.npz", "data must hold x, or x and y; .*images"),
+        ("model.keras", "nan.npz", "data must be finite"),
+    ],
+)
+def test_the_program_ends_with_2_and_a_sentence_for_bad_input(files, capsys, model, data, message):
+    assert program.main([str(files / model), str(files / data)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(error)

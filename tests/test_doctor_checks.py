@@ -1,0 +1,81 @@
+"""Tests of the doctor's checks: each planted fault is named first, and its healthy twin is clean."""
+
+import numpy as np
+import pytest
+import sick_models
+import tensorflow as tf
+
+from bnref import doctor
+from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._whose_size import empty_replicas
+
+pytestmark = pytest.mark.slow
+
+# Faults whose names are not those of the checks that find them.
+OTHER_NAMES = {"always_the_batchs": "training_at_inference"}
+
+
+@pytest.mark.filterwarnings("ignore:layer .*mask is passed on")
+@pytest.mark.parametrize("fault", [*doctor.CHECKS, *OTHER_NAMES])
+def test_a_planted_fault_is_named_first_and_its_twin_is_clean(fault):
+    for arguments, expected in zip(
+        getattr(sick_models, fault)(), ([OTHER_NAMES.get(fault, fault)], []), strict=True
+    ):
+        model, data, validation, size = (*arguments, None, 32)[:4]
+        size = arguments[3] if len(arguments) > 3 else size
+        report = doctor.examine(model, data, validation, batch_size=size)
+        assert [each.cause for each in report.findings][: len(expected) or None] == expected
+        for each in report.findings[:1]:
+            assert each.layers and any(sign.isdigit() for sign in each.evidence)
+
+
+@pytest.mark.parametrize("draw", ["normal", "standard_cauchy", "exponential"])
+def test_random_batches_are_never_called_alike(draw):
+    """Whatever the distribution: 40 data sets of 8 batches, of which chance would name fewer than 1.
+    A twice as large ratio than that of 99 regroupings is needed."""
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        values = getattr(random, draw)(size=(8, 16, 3))
+        assert statistics.alikeness(values) < max(3, 2 * statistics.by_chance(values))
+
+
+def test_alikeness_is_the_ratio_of_the_analysis_of_variance():
+    values = np.random.default_rng(0).normal(size=(5, 7, 2)) + np.arange(5)[:, None, None]
+    between = 7 * values.mean(1).var(0, ddof=1)
+    within = ((values - values.mean(1, keepdims=True)) ** 2).sum((0, 1)) / (5 * 6)
+    np.testing.assert_allclose(statistics.alikeness(values), np.mean(between / within))
+
+
+@pytest.mark.parametrize(
+    "size, replicas, empty",
+    [(10, 8, 3), (1, 2, 1), (2, 2, 0), (16, 8, 0), (17, 8, 2), (5, 4, 1), (7, 4, 0)],
+)
+def test_empty_replicas_are_those_of_tensorflows_own_shares(size, replicas, empty):
+    """⌈10/8⌉ = 2 for each: 2, 2, 2, 2, 2, 0, 0, 0."""
+    assert empty_replicas(size, replicas) == empty
+    if replicas <= 2:
+        from helpers import strategy_of
+
+        strategy = strategy_of(replicas)
+        data = tf.data.Dataset.range(size).batch(size)
+        for part in strategy.experimental_distribute_dataset(data):
+            shares = strategy.experimental_local_results(part)
+            assert sum(int(each.shape[0]) == 0 for each in shares) == empty
+
+
+def test_the_effective_number_counts_alike_positions_once():
+    """64 positions of an image that are all the same are worth one value."""
+    random = np.random.default_rng(0)
+
+    class Call:
+        means = random.normal(size=(500, 2))
+        variances = np.zeros((500, 2))
+        values = 500 * 64
+
+        @property
+        def variance(self):
+            return self.means.var(0)
+
+    assert abs(statistics.effective_count([Call()]) - 500) < 1
+    Call.variances = np.full((500, 2), 63 * Call.means.var(0, ddof=1))
+    assert abs(statistics.effective_count([Call()]) - 500 * 64) < 100
