@@ -6,6 +6,7 @@ from bnref import (
     _backend,  # noqa: F401  first: it refuses other backends of Keras
     conventions,
     devices,
+    doctor,
     folding,
     functional,
     moving_average,
@@ -50,6 +51,7 @@ __all__ = [
     "UntrackedBatchNorm",
     "conventions",
     "devices",
+    "doctor",
     "folding",
     "functional",
     "moving_average",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-SECTIONS = ["questions", "variants", "pitfalls", "multi_gpu", "performance"]
+SECTIONS = ["examine", "questions", "variants", "pitfalls", "multi_gpu", "performance"]
 execute = os.environ.get("BNREF_EXECUTE") != "0"
 
 _about = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]

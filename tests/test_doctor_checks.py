@@ -1,4 +1,4 @@
-"""Tests of the doctor's checks: each planted fault is named first, and its healthy twin is clean."""
+"""Tests of the doctor's checks: a planted fault is named first, and its healthy twin is clean."""
 
 import numpy as np
 import pytest
@@ -31,8 +31,10 @@ def test_a_planted_fault_is_named_first_and_its_twin_is_clean(fault):
 
 @pytest.mark.parametrize("draw", ["normal", "standard_cauchy", "exponential"])
 def test_random_batches_are_never_called_alike(draw):
-    """Whatever the distribution: 40 data sets of 8 batches, of which chance would name fewer than 1.
-    A twice as large ratio than that of 99 regroupings is needed."""
+    """Whatever the distribution, in 40 data sets of 8 batches.
+
+    A ratio twice as large as that of 99 regroupings is needed.
+    """
     random = np.random.default_rng(0)
     for _ in range(40):
         values = getattr(random, draw)(size=(8, 16, 3))

@@ -18,6 +18,16 @@ PACKAGE = Path(bnref.__file__).parent
 GALLERY = PACKAGE.parent / "gallery"
 PROPS = Path(bnref_gallery.__file__).parent
 
+# A check reads a case; it knows neither layers nor who asks it.
+CHECKS_MAY_IMPORT = {
+    "doctor._passes",
+    "doctor.checks",
+    "doctor.checks._check",
+    "doctor.checks._remembered",
+    "doctor.checks._start",
+    "doctor.checks._statistics",
+}
+
 # What each module may import of the package. Imports run one way, training → workers, devices,
 # population → norms → layers → functional; the others know no layer. A new module, other than a
 # layer, is given its place here.
@@ -116,6 +126,48 @@ MAY_IMPORT = {
     "conventions._frameworks": set(),
     "conventions._porting": {"_checks", "conventions._converting", "conventions._frameworks"},
     "devices": {"_checks"},
+    "doctor.__main__": {"doctor"},
+    "doctor._batches": {"norms._feeding"},
+    "doctor._case": {
+        "doctor._batches",
+        "doctor._keeping",
+        "doctor._losses",
+        "doctor._passes",
+        "doctor._structure",
+        "norms",
+        "norms._calling",
+        "population._passing",
+    },
+    "doctor._examine": {
+        "_checks",
+        "doctor._batches",
+        "doctor._case",
+        "doctor._keeping",
+        "doctor._report",
+        "doctor.checks",
+    },
+    "doctor._html": {"doctor.checks._check"},
+    "doctor._keeping": set(),
+    "doctor._losses": set(),
+    "doctor._passes": {
+        "doctor._batches",
+        "norms",
+        "norms._calling",
+        "population._estimators",
+    },
+    "doctor._report": {"doctor._html", "doctor.checks._check"},
+    "doctor._structure": {"norms", "norms._finding"},
+    "doctor._watch": {"doctor._examine", "doctor._report"},
+    "doctor.checks._check": set(),
+    "doctor.checks._remembered": CHECKS_MAY_IMPORT,
+    "doctor.checks._remembered_for": CHECKS_MAY_IMPORT,
+    "doctor.checks._start": set(),
+    "doctor.checks._statistics": set(),
+    "doctor.checks._used": CHECKS_MAY_IMPORT,
+    "doctor.checks._used_for": CHECKS_MAY_IMPORT,
+    "doctor.checks._whose_axes": CHECKS_MAY_IMPORT,
+    "doctor.checks._whose_batch": CHECKS_MAY_IMPORT,
+    "doctor.checks._whose_size": CHECKS_MAY_IMPORT,
     "folding": {"layers", "population"},
     "moving_average": set(),
     "tf1._conditions": set(),

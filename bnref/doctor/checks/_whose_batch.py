@@ -96,8 +96,8 @@ def batches_not_shuffled(case):
     )
     fix = (
         "dataset = dataset.shuffle(len(x)).batch(32)  # before batch, with room for all examples\n"
-        "model.fit(dataset)\n"
-        "bnref.population.recompute(model, dataset)   # for a model that is trained already"
+        "model.fit(dataset)  # or, where batches are only somewhat alike, without training anew:\n"
+        "bnref.population.recompute(model, dataset)"
     )
     return Found(paths([norm]), evidence, fix)
 
