@@ -6,17 +6,17 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import sick_models
 import tensorflow as tf
 from helpers import ROOT, assert_same_values, strategy_of, values
 
 import bnref
 from bnref import doctor
 from bnref.doctor import __main__ as program
+from bnref_gallery.sick_models import _networks, _used
 
 pytestmark = pytest.mark.slow
 
-CLASSES = sick_models.classes
+CLASSES = _networks.classes
 
 
 def causes(report):
@@ -25,7 +25,7 @@ def causes(report):
 
 def small(**options):
     """A model that is not trained, with populations that are those of its data."""
-    model = sick_models.dense(**options)
+    model = _networks.dense(**options)
     bnref.population.recompute(model, np.split(CLASSES()[0], 8))
     return model
 
@@ -41,8 +41,8 @@ def test_a_check_says_its_cause_its_question_and_a_page_that_there_is(name):
 
 
 def test_the_model_comes_back_to_the_bit_with_its_optimizer_metrics_and_random_state():
-    model = sick_models.dense(before=[lambda: keras.layers.Dropout(0.5)])
-    model.compile("adam", sick_models.LOSS, metrics=["accuracy"])
+    model = _networks.dense(before=[lambda: keras.layers.Dropout(0.5)])
+    model.compile("adam", _networks.LOSS, metrics=["accuracy"])
     x, y = CLASSES()
     model.fit(x, y, verbose=0)
     before, optimizer = values(model), [each.numpy() for each in model.optimizer.variables]
@@ -67,7 +67,7 @@ def test_the_model_comes_back_to_the_bit_with_its_optimizer_metrics_and_random_s
 def test_the_replicas_own_populations_come_back_too():
     strategy = strategy_of(2)
     with strategy.scope():
-        model = sick_models.dense()
+        model = _networks.dense()
     x, y = CLASSES()
     model.fit(x[:256], y[:256], batch_size=32, verbose=0)
     mean = bnref.norms.find(model)[0].mean.value
@@ -156,7 +156,7 @@ def with_tf_keras():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("make", [nested, with_tf_keras, lambda: sick_models.Deaf(True)])
+@pytest.mark.parametrize("make", [nested, with_tf_keras, lambda: _used.Deaf(True)])
 def test_models_of_every_make_are_examined(make):
     x, y = CLASSES()
     model = make()
@@ -190,7 +190,7 @@ def test_several_inputs_are_passed_as_fit_takes_them():
     "change, message",
     [
         (lambda m, x, y: (None, (x, y)), "model must be a Keras model; received NoneType"),
-        (lambda m, x, y: (sick_models.Deaf(True), (x, y)), "model must be built: call it"),
+        (lambda m, x, y: (_used.Deaf(True), (x, y)), "model must be built: call it"),
         (
             lambda m, x, y: (keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]), x),
             "model must have a batch norm; found none",
@@ -256,7 +256,7 @@ def test_watch_says_a_finding_once_and_leaves_training_as_it_was():
     results = []
     for watched in (True, False):
         keras.utils.set_random_seed(1)
-        model = sick_models.dense(before=[lambda: keras.layers.Dropout(0.1)])
+        model = _networks.dense(before=[lambda: keras.layers.Dropout(0.1)])
         watch = doctor.Watch(data, share=1.0)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")

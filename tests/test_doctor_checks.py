@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import sick_models
 import tensorflow as tf
 
 from bnref import doctor
 from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._whose_size import empty_replicas
+from bnref_gallery.sick_models import FAULTS
 
 pytestmark = pytest.mark.slow
 
@@ -16,10 +16,10 @@ OTHER_NAMES = {"always_the_batchs": "training_at_inference"}
 
 
 @pytest.mark.filterwarnings("ignore:layer .*mask is passed on")
-@pytest.mark.parametrize("fault", [*doctor.CHECKS, *OTHER_NAMES])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_named_first_and_its_twin_is_clean(fault):
     for arguments, expected in zip(
-        getattr(sick_models, fault)(), ([OTHER_NAMES.get(fault, fault)], []), strict=True
+        FAULTS[fault](), ([OTHER_NAMES.get(fault, fault)], []), strict=True
     ):
         model, data, validation, size = (*arguments, None, 32)[:4]
         size = arguments[3] if len(arguments) > 3 else size

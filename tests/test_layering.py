@@ -186,6 +186,7 @@ PROPS_MAY_IMPORT = {
     "models": set(),
     "records": {"records", "scale"},
     "scale": {"bnref"},
+    "sick_models": {"bnref", "sick_models"},
     "timing": set(),
     "tower_networks": {"bnref"},
     "upstream_reports": {"upstream_rules"},

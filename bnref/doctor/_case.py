@@ -2,7 +2,7 @@
 
 import contextlib
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -10,11 +10,21 @@ import numpy as np
 from bnref.doctor._batches import Batches, regrouped, rows
 from bnref.doctor._keeping import parts
 from bnref.doctor._losses import loss_function
-from bnref.doctor._passes import Pass, first_array, passed, pooled_of
+from bnref.doctor._passes import DEEP, Pass, Passing, first_array, passed, pooled_of
 from bnref.doctor._structure import Structure
 from bnref.norms import Norm
 from bnref.norms._calling import called
 from bnref.population._passing import acts_in_training_only, without_dropout
+
+FEW = 4  # batches, where a few are enough
+
+
+class First(NamedTuple):
+    """The first batch at inference."""
+
+    outputs: Any
+    given: list[tuple[Norm, np.ndarray]]  # by each norm, if it may be logits
+    moved: list[str]
 
 
 class Case(Structure):
@@ -45,79 +55,103 @@ class Case(Structure):
         for _, part, value in self._state:
             part.assign(value)
 
-    @cached_property
-    def loss(self):
-        """A function of (y, outputs), or None."""
-        batch = self.batches[0]
-        outputs = self.model(*batch.x, training=False)
-        self.restore()
-        return loss_function(self.model, self._loss, batch.y, outputs)
+    def _moved(self) -> list[str]:
+        """The variables that have moved by now; the states of random numbers are none."""
+        return [
+            getattr(variable, "path", variable.name)
+            for variable, part, value in self._state
+            if "seed" not in variable.name
+            and not np.array_equal(part.numpy(), value, equal_nan=value.dtype.kind == "f")
+        ]
 
     # Passes. In each, a batch is passed alone, from the state that the model came with.
 
-    def _passed(self, batches, **options) -> Pass:
+    @cached_property
+    def first(self) -> First:
+        """The first batch at inference: outputs, what each norm gave, which variables moved."""
+        given: list = []
+        with contextlib.ExitStack() as stack:
+            for norm in self.norms:
+                stack.enter_context(called(norm.layer, partial(_noted, given, norm)))
+            outputs = self.model(*self.batches[0].x, training=False)
+        moved = self._moved()
+        self.restore()
+        return First(outputs, given, moved)
+
+    @cached_property
+    def loss(self):
+        """A function of (y, outputs), or None."""
+        return loss_function(self.model, self._loss, self.batches[0].y, self.first.outputs)
+
+    def _passing(self, norms, **options):
+        return Passing(self.model, norms, compiled=len(self.layers) > DEEP, **options)
+
+    @cached_property
+    def _in_training(self):
+        return self._passing(self.norms, training=True)
+
+    @cached_property
+    def _at_inference(self):
+        return self._passing(self.norms, training=False)
+
+    def _passed(self, passing, batches) -> Pass:
         loss = self.loss if all(each.y is not None for each in batches) else None
-        return passed(self.model, self.norms, batches, loss, after=self.restore, **options)
+        return passed(passing, batches, loss, self.restore)
 
     @cached_property
     def training(self) -> Pass:
         """In training mode; what it remembers is forgotten again."""
-        return self._passed(self.batches, training=True)
+        return self._passed(self._in_training, self.batches)
 
     @cached_property
     def inference(self) -> Pass:
         """At inference."""
-        return self._passed(self.batches, training=False)
-
-    @cached_property
-    def undropped(self) -> Pass | None:
-        """In training mode without dropout, noise and augmentation; None where there are none."""
-        if not acts_in_training_only(self.model):
-            return None
-        with without_dropout(self.model):
-            return self._passed(self.batches, training=True)
+        return self._passed(self._at_inference, self.batches)
 
     @cached_property
     def refreshed(self) -> Pass:
         """At inference by the statistics of these very batches: Precise BN, for a moment."""
-        with self.population(self.fresh):
-            return passed(self.model, [], self.batches, self.loss, training=False)
+        estimates = {norm: each for norm, each in self.fresh.items() if _usable(norm, *each)}
+        for norm, (mean, variance) in estimates.items():
+            norm.assign(mean, variance)
+        try:
+            return passed(self._at_inference, self.batches, self.loss, lambda: None)
+        finally:
+            self.restore()
+
+    @cached_property
+    def undropped(self) -> Pass | None:
+        """Some batches in training mode without dropout, noise and augmentation; None without any.
+
+        A few are enough: the same batches with and without are compared.
+        """
+        if not acts_in_training_only(self.model):
+            return None
+        with without_dropout(self.model):
+            passing = self._passing(self.norms, training=True)
+            return self._passed(passing, self.batches[:FEW])
 
     @cached_property
     def validated(self) -> Pass | None:
         """The validation data, at inference; None where there are none."""
         if self.validation is None:
             return None
-        return self._passed(self.validation.batches, training=False)
+        return self._passed(self._at_inference, self.validation.batches)
 
     @cached_property
-    def untold(self) -> Pass:
-        """The first batch, as ``model(x)`` is called where nobody says ``training``."""
-        return self._passed(self.batches[:1])
-
-    @cached_property
-    def moved(self) -> dict[str, list[str]]:
-        """The variables that move where nothing is trained: in ``model(x)``, at inference."""
-        found = {}
-        for name, options in {
-            "model(x)": {},
-            "model(x, training=False)": {"training": False},
-        }.items():
-            self.model(*self.batches[0].x, **options)
-            found[name] = [
-                getattr(variable, "path", variable.name)
-                for variable, part, value in self._state
-                if "seed" not in variable.name
-                and not np.array_equal(part.numpy(), value, equal_nan=value.dtype.kind == "f")
-            ]
-            self.restore()
-        return found
+    def untold(self) -> tuple[Pass, list[str]]:
+        """The first batch as ``model(x)``, where nobody says ``training``; and what moved."""
+        moved: list[str] = []
+        passing = Passing(self.model, self.norms, compiled=False)
+        seen = passed(passing, self.batches[:1], None, lambda: moved.extend(self._moved()))
+        self.restore()
+        return seen, moved
 
     @cached_property
     def alone(self) -> np.ndarray:
-        """The outputs of four examples of the first batch, at inference, each asked by itself."""
+        """The outputs of two examples of the first batch, at inference, each asked by itself."""
         found = []
-        for i in range(min(4, self.batches[0].size)):
+        for i in range(min(2, self.batches[0].size)):
             x = rows(self.batches[0].x, i, i + 1)
             found.append(first_array(self.model(*x, training=False)))
             self.restore()
@@ -129,15 +163,16 @@ class Case(Structure):
         batches = regrouped(self.batches)
         if batches is None or self.loss is None:
             return None
-        return passed(self.model, [], batches, self.loss, after=self.restore, training=True)
+        return passed(self._in_training, batches, self.loss, self.restore)
 
     def loss_with_epsilon(self, changed: list[Norm], epsilon: float) -> float:
-        """The loss at inference if these norms had another ε."""
+        """The loss of some batches at inference if these norms had another ε."""
         before = [norm.layer.epsilon for norm in changed]
         try:
             for norm in changed:
                 norm.layer.epsilon = epsilon
-            seen = passed(self.model, [], self.batches, self.loss, training=False)
+            passing = self._passing([], training=False)
+            seen = passed(passing, self.batches[:FEW], self.loss, self.restore)
         finally:
             for norm, value in zip(changed, before, strict=True):
                 norm.layer.epsilon = value
@@ -150,15 +185,9 @@ class Case(Structure):
         Its outputs are those of the model, or become them by a softmax or a sigmoid; and the loss
         is one for classes.
         """
-        outputs: list = []
-        with contextlib.ExitStack() as stack:
-            for norm in self.norms:
-                stack.enter_context(called(norm.layer, partial(_noted, outputs, norm)))
-            y = first_array(self.model(*self.batches[0].x, training=False))
-        self.restore()
-        targets = self.batches[0].y
+        y, targets = first_array(self.first.outputs), self.batches[0].y
         classes = targets is not None and np.asarray(targets).dtype.kind in "iub"
-        for norm, each in reversed(outputs):
+        for norm, each in reversed(self.first.given):
             if each.shape != y.shape or y.ndim != 2 or y.shape[1] < 2:
                 continue
             softmax = np.allclose(keras.ops.softmax(each), y, atol=1e-5)
@@ -191,19 +220,14 @@ class Case(Structure):
             and self.training.of(norm)[0].training
         ]
 
-    @contextlib.contextmanager
-    def population(self, estimates):
-        """Within, the norms have another population, given as mean and variance."""
-        try:
-            for norm, (mean, variance) in estimates.items():
-                if norm.fixed and np.isfinite(mean).all() and np.isfinite(variance).all():
-                    norm.assign(mean, variance)
-            yield
-        finally:
-            self.restore()
+
+def _usable(norm, mean, variance):
+    """Whether moments can be the population of a norm."""
+    return norm.fixed and np.isfinite(mean).all() and np.isfinite(variance).all()
 
 
 def _noted(outputs, norm, original, **arguments):
     y = original(**arguments)
-    outputs.append((norm, np.asarray(y)))
+    if len(y.shape) == 2:  # only what may be logits
+        outputs.append((norm, np.asarray(y)))
     return y

@@ -114,14 +114,13 @@ def _check_fit(case):
     """One pass, so that data that do not fit end with a sentence that says so."""
     batch = case.batches[0]
     try:
-        outputs = case.model(*batch.x, training=False)
+        outputs = case.first.outputs
     except Exception as error:
         shapes = ", ".join(str(getattr(each, "shape", "?")) for each in batch.x)
         raise ValueError(
             f"data must be what the model takes; a batch of shape {shapes} failed with: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
-    case.restore()
     if batch.y is not None:
         try:
             case.loss and case.loss(batch.y, outputs)

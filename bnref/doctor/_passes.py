@@ -1,4 +1,4 @@
-"""One pass of batches through a model: what each call of each norm was given, and what came out."""
+"""Passes of batches through a model: what each call of each norm was given, and what came out."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -8,56 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from bnref.doctor._batches import Batch
+from bnref.doctor._seen import Label, Seen, measured
 from bnref.norms import Norm
 from bnref.norms._calling import called
 from bnref.population._estimators import pooled
 
-
-class Seen(NamedTuple):
-    """What one call of a norm was given.
-
-    Attributes
-    ----------
-    norm : Norm
-    training : bool
-        Whether the layer was told that this is training.
-    masked : bool
-        Whether a mask came with the inputs.
-    shape, dtype
-        Of the inputs.
-    counts : array, shape (N,)
-        How many positions of each example count: H·W of an image, 1 of a vector.
-    means, variances : array, shape (N, C)
-        Of each example over its positions, float64.
-    """
-
-    norm: Norm
-    training: bool
-    masked: bool
-    shape: tuple
-    dtype: str
-    counts: np.ndarray
-    means: np.ndarray
-    variances: np.ndarray
-
-    @property
-    def values(self) -> float:
-        """How many values each channel's statistics are taken from."""
-        return float(self.counts.sum())
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Of the batch, shape (C,)."""
-        return self._weights @ self.means
-
-    @property
-    def variance(self) -> np.ndarray:
-        """Of the batch, biased, shape (C,)."""
-        return self._weights @ (self.variances + np.square(self.means - self.mean))
-
-    @property
-    def _weights(self):
-        return self.counts / max(self.counts.sum(), 1)
+DEEP = 50  # layers: a model of more is compiled, where each operation by itself takes its time
 
 
 class Pass(NamedTuple):
@@ -87,21 +43,60 @@ class Pass(NamedTuple):
         return [each for calls in self.calls for each in calls if each.norm is norm]
 
 
+class Passing:
+    """What passes one batch through the model, in one way to call it.
+
+    Parameters
+    ----------
+    model : keras.Model
+    norms : list of Norm
+    compiled : bool
+        Whether the pass is compiled, which pays for deep models only. One that cannot be is not.
+    **options
+        What the model is called with: ``training=True``, or nothing.
+    """
+
+    def __init__(self, model: Any, norms: list[Norm], *, compiled: bool, **options):
+        self.model, self.norms, self.options = model, norms, options
+        self._labels: list[tuple[Norm, Label]] = []
+        self._run = tf.function(self._pass, autograph=False) if compiled else self._pass
+
+    def __call__(self, batch: Batch) -> tuple[list[Seen], Any]:
+        """What the norms saw, and the outputs."""
+        arguments = batch.x
+        if self._run is not self._pass:
+            try:
+                arguments = tf.nest.map_structure(tf.convert_to_tensor, batch.x)
+                measured_here, outputs = self._run(*arguments)
+            except Exception:  # whatever code of the model's own cannot be traced: without, then
+                self._run = self._pass
+        if self._run is self._pass:
+            measured_here, outputs = self._pass(*arguments)
+        seen = [
+            Seen(norm, *label, *(np.float64(each) for each in tensors))
+            for (norm, label), tensors in zip(self._labels, measured_here, strict=True)
+        ]
+        return seen, outputs
+
+    def _pass(self, *arguments):
+        self._labels, found = [], []
+
+        def note(norm, label, tensors):
+            self._labels.append((norm, label))
+            found.append(tensors)
+
+        with watching(self.norms, note):
+            outputs = self.model(*arguments, **self.options)
+        return found, outputs
+
+
 def passed(
-    model: Any,
-    norms: list[Norm],
-    batches: Iterable[Batch],
-    loss: Callable | None,
-    *,
-    after: Callable = lambda: None,
-    **options,
+    passing: Passing, batches: Iterable[Batch], loss: Callable | None, after: Callable
 ) -> Pass:
-    """Pass batches through the model, called with ``options``; ``after()`` is called after each."""
+    """Pass batches, one after the other; ``after()`` is called after each."""
     calls, outputs, losses = [], [], []
     for batch in batches:
-        seen: list[Seen] = []
-        with watching(norms, seen.append):
-            y = model(*batch.x, **options)
+        seen, y = passing(batch)
         after()
         calls.append(seen)
         outputs.append(first_array(y))
@@ -111,12 +106,12 @@ def passed(
 
 
 @contextlib.contextmanager
-def watching(norms: list[Norm], note: Callable[[Seen], None]):
-    """Within, ``note`` is given what each call of a norm was given."""
+def watching(norms: list[Norm], note: Callable):
+    """Within, ``note`` is given what each call of a norm was given, as `measured` has it."""
 
     def call_of(norm):
         def call(original, inputs, training=None, mask=None, **extra):
-            note(_seen(norm, inputs, training, mask))
+            note(norm, *measured(norm, inputs, training, mask))
             arguments = {"training": training, "mask": mask, **extra}
             return original(inputs, **arguments)
 
@@ -131,32 +126,6 @@ def watching(norms: list[Norm], note: Callable[[Seen], None]):
 def first_array(outputs: Any) -> np.ndarray:
     """The first of the outputs, as an array."""
     return np.asarray(tf.nest.flatten(outputs)[0])
-
-
-def _seen(norm, inputs, training, mask):
-    x = tf.convert_to_tensor(inputs)
-    shape, dtype = tuple(x.shape), x.dtype.name
-    if dtype not in ("float32", "float64"):
-        x = tf.cast(x, tf.float32)
-    axis = norm.axis % x.shape.rank
-    positions = [each for each in range(1, x.shape.rank) if each != axis]
-    if mask is not None and norm.masks:
-        weights = tf.cast(mask, x.dtype)
-        weights = tf.reshape(weights, [*weights.shape, *[1] * (x.shape.rank - len(weights.shape))])
-        counts = tf.reduce_sum(weights * tf.ones_like(x[..., :1]), [*positions, axis])
-        divisor = tf.reshape(tf.maximum(counts, 1), [-1, *[1] * (x.shape.rank - 1)])
-        means = tf.reduce_sum(tf.where(weights > 0, x, 0), positions, keepdims=True) / divisor
-        squares = tf.where(weights > 0, tf.math.squared_difference(x, means), 0)
-        variances = tf.reduce_sum(squares, positions, keepdims=True) / divisor
-    else:
-        each = int(np.prod([shape[i] for i in positions], dtype=int))
-        counts = np.full(shape[0], each)
-        means = tf.reduce_mean(x, positions, keepdims=True)
-        variances = tf.reduce_mean(tf.math.squared_difference(x, means), positions, keepdims=True)
-    rows = [shape[0], shape[axis]]
-    means, variances = (np.float64(tf.reshape(each, rows)) for each in (means, variances))
-    counts = np.float64(counts)
-    return Seen(norm, bool(training), mask is not None, shape, dtype, counts, means, variances)
 
 
 def pooled_of(calls: list[Seen]) -> tuple[np.ndarray, np.ndarray]:

@@ -71,13 +71,14 @@ def dropout_before(case):
     The same batches in training mode with and without dropout and noise; a variance that is a
     fifth larger in most channels makes every output smaller by a tenth.
     """
-    if case.undropped is None:
+    few = case.undropped
+    if few is None:
         return None
     found = {}
     for norm in case.followers:
         with_, without = (
-            np.mean([each.variance for each in calls.of(norm)], 0)
-            for calls in (case.training, case.undropped)
+            np.mean([each.variance for each in calls.of(norm)[: len(few.of(norm))]], 0)
+            for calls in (case.training, few)
         )
         ratio = float(np.median((with_ + 1e-12) / (without + 1e-12)))
         if ratio > 1.2:
@@ -117,7 +118,7 @@ def epsilon_of_another_framework(case):
         return Undecided("there are no targets")
     losses = {each: case.loss_with_epsilon(small, each) for each in FRAMEWORKS}
     best = min(losses, key=losses.get)
-    here = case.inference.loss
+    here = case.loss_with_epsilon(small, small[0].epsilon)
     if best == small[0].epsilon or not here - losses[best] > 0.1 * losses[best] + 0.02:
         return None
     evidence = (

@@ -73,10 +73,10 @@ def untold_is_training(case):
     Keras 3: layers such as ``Resizing`` and ``RandomFlip`` say ``training=True`` where nobody says
     anything, and it leaks to the layers behind them.
     """
-    leaking = [n for n in case.norms if any(each.training for each in case.untold.of(n))]
+    leaking = [n for n in case.norms if any(each.training for each in case.untold[0].of(n))]
     if not leaking:
         return None
-    moved = len(case.moved["model(x)"])
+    moved = len(case.untold[1])
     evidence = f"model(x) reaches {len(leaking)} norms as training=True" + (
         f", and moves {moved} variables" if moved else ""
     )
@@ -87,7 +87,8 @@ def untold_is_training(case):
        unless=["training_at_inference", "untold_is_training"])  # fmt: skip
 def moves_at_inference(case):
     """The population moves where nothing is trained."""
-    for call, names in case.moved.items():
+    moved = {"model(x)": case.untold[1], "model(x, training=False)": case.first.moved}
+    for call, names in moved.items():
         found = [
             norm
             for norm in case.norms
