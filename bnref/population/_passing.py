@@ -39,7 +39,8 @@ class Passes:
         """For each pass: the norms that saw it, with whether rows are named, and their moments."""
         with contextlib.ExitStack() as stack:
             for index, norm in enumerate(self.norms):
-                stack.enter_context(norm.remembering(partial(self._remember, index)))
+                if norm.updates:
+                    stack.enter_context(norm.remembering(partial(self._remember, index)))
             if not self.dropout:
                 stack.enter_context(without_dropout(self.model))
             arguments = (inputs_of(self.model, batch) for batch in batches)
@@ -135,5 +136,6 @@ def without_dropout(model) -> Iterator[None]:
         yield
 
 
-def _at_inference(original, *, training=None, **arguments):
-    return original(**arguments, training=False)
+def _at_inference(original, arguments):
+    arguments.arguments["training"] = False
+    return original(*arguments.args, **arguments.kwargs)
