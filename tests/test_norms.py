@@ -105,7 +105,9 @@ def test_norms_of_subclassed_models_and_in_lists_are_found_and_come_from_nowhere
     assert paths(model) == ["one", "two"]
     assert [each.built for each in find(model)] == [False, False]
     model(batch_of((5, 4)))
-    assert [(each.built, each.channels, each.sources) for each in find(model)] == [(True, 3, ())] * 2
+    assert [(each.built, each.channels, each.sources) for each in find(model)] == [
+        (True, 3, ())
+    ] * 2
 
 
 @LIBRARIES

@@ -129,8 +129,6 @@ def refused(name, batches):
     raise AssertionError("not refused")
 
 
-
-
 def all_on(replicas):
     """What is compared and what is refused, from one process a number of replicas.
 
