@@ -1,8 +1,9 @@
 """Which module of a state belongs to which layer of a model."""
 
+import itertools
 from collections.abc import Mapping
 
-from bnref.conventions._modules import Module
+from bnref.conventions._modules import Module, State
 from bnref.conventions._targets import Target, side_by_side
 
 FAMILIES = ("norm", "dense", "conv")
@@ -16,6 +17,10 @@ def by_names(found: list[Target], names: Mapping) -> dict[str, Target]:
     ValueError
         A path is none of the model's, or is given twice.
     """
+    if not isinstance(names, Mapping):
+        raise ValueError(
+            f"names must map modules to layers' paths; received {type(names).__name__}"
+        )
     paths = {each.path: each for each in found}
     given = [path for path in names.values() if path is not None]
     for path in given:
@@ -27,7 +32,7 @@ def by_names(found: list[Target], names: Mapping) -> dict[str, Target]:
 
 
 def matched(
-    found: list[Target], modules: list[Module], names: Mapping, source: str, layers: str
+    found: list[Target], state: State, names: Mapping, layers: str
 ) -> list[tuple[Module, Target]]:
     """Each module with its layer, by name or by the order of its family.
 
@@ -37,6 +42,7 @@ def matched(
         They do not fit, see `port_model`.
     """
     named = by_names(found, names)
+    modules = state.modules
     known = {each.name: each for each in modules}
     if missing := [name for name in names if name not in known]:
         raise ValueError(f"names: state has no module {missing[0]!r}; it has {', '.join(known)}")
@@ -51,28 +57,48 @@ def matched(
         )
     pairs = [(known[name], target) for name, target in named.items()]
     for module, target in pairs:
-        if module.family != target.family or module.shape != target.shape(source):
-            raise ValueError(_listed("names do not fit", [module], [target], source))
+        if module.family != target.family or module.shape != target.shape(state.source):
+            raise ValueError(_listed("names do not fit", [module], [target], state.source))
     paths = {each.path for each in named.values()}
     left = [each for each in found if each.path not in paths]
     for family in FAMILIES:
         pairs += _in_order(
             [each for each in rest if each.family == family],
             [each for each in left if each.family == family],
-            source,
+            state,
         )
-    return pairs
+    if not pairs:
+        raise ValueError("model and state must have something to port; found nothing in either")
+    order = {each.path: index for index, each in enumerate(found)}
+    return sorted(pairs, key=lambda pair: order[pair[1].path])
 
 
-def _in_order(modules, found, source):
-    shapes = [each.shape for each in modules], [each.shape(source) for each in found]
-    if shapes[0] != shapes[1]:
-        raise ValueError(_listed("state and model must fit in order", modules, found, source))
-    if beside := side_by_side(found):
-        where = "; ".join(f"{one.path!r} and {other.path!r}" for one, other in beside)
-        because = f"order cannot tell {where}, which stand side by side: give names"
+def _in_order(modules, found, state):
+    """Modules and layers of one family in pairs, if their order and shapes allow no other."""
+    source, because = state.source, ""
+    if [each.shape for each in modules] != [each.shape(source) for each in found]:
+        because = "state and model must fit in order"
+    elif beside := side_by_side(found):
+        because = (
+            f"order cannot tell {_pairs(beside, 'path')}, which stand side by side: give names"
+        )
+    elif mixed := [
+        (one, other)
+        for one, other in itertools.combinations(modules, 2)
+        if one.shape == other.shape and state.unordered(one, other)
+    ]:
+        because = f"order cannot tell {_pairs(mixed, 'name')}, which JAX sorted as text: give names"
+    if because:
         raise ValueError(_listed(because, modules, found, source))
     return list(zip(modules, found, strict=True))
+
+
+def _pairs(pairs, attribute):
+    """The first two pairs in words."""
+    texts = [
+        f"{getattr(one, attribute)!r} from {getattr(other, attribute)!r}" for one, other in pairs
+    ]
+    return "; ".join([*texts[:2], *["and others"] * (len(texts) > 2)])
 
 
 def _listed(because, modules, found, source):

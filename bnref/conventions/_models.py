@@ -68,8 +68,8 @@ def port_model(
     Raises
     ------
     ValueError
-        Both sides are listed where they do not fit, or where two layers of one shape stand side by
-        side, as in a residual block, so that order tells nothing: give `names`. And for weights
+        Both sides are listed where they do not fit, or where order tells nothing, such as where two
+        layers of one shape stand side by side in a residual block: give `names`. And for weights
         that are missing, unknown or not finite, a variance below zero, an epsilon that the variance
         cannot make up for, and a model that is not built or has other weights.
 
@@ -77,7 +77,8 @@ def port_model(
     -----
     What the layers do is the model's affair: padding, ``groups``, strides. The order of rows after
     a ``Flatten`` is known where the model is a graph of layers; in a subclass it is Keras's own.
-    JAX sorts trees as text; Conv_10 is put behind Conv_2 again, names without numbers are not.
+    JAX sorts trees as text: Conv_10 is put behind Conv_2 again; where BatchNorm_1 and Block_0 hold
+    norms of one shape nothing tells which comes first, and `names` must.
 
     Examples
     --------
@@ -96,7 +97,7 @@ def port_model(
         "momentum": convert_momentum(momentum, source=source, target="keras"),
         "epsilon": epsilon,
     }
-    pairs = matched(targets(model, layers), read(state, source), names or {}, source, layers)
+    pairs = matched(targets(model, layers), read(state, source), names or {}, layers)
     ready = [for_keras(module, target, source, epsilon) for module, target in pairs]
     for assign in ready:
         assign()
@@ -143,6 +144,7 @@ def export_model(
         As for `port_model`.
     """
     _framework("target", target)
+    epsilon = None if epsilon is None else number("epsilon", epsilon, 0, strictly=True)
     found = targets(model, layers)
     named = {each.path: name for name, each in by_names(found, names or {}).items()}
     modules = []
@@ -150,6 +152,9 @@ def export_model(
         own = each.path.replace("/", BETWEEN[target])
         module = of_keras(each, target, epsilon)
         modules.append(module._replace(name=named.get(each.path, own)))
+    used = [each.name for each in modules]
+    if twice := sorted({name for name in used if used.count(name) > 1}):
+        raise ValueError(f"names: two layers would be called {twice[0]!r}")
     return write(modules, target)
 
 

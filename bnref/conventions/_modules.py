@@ -29,10 +29,33 @@ class Module(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """That by which it is told from others: of its kernel, or of its mean."""
         first = {"norm": "mean"}.get(self.family, "kernel")
-        return np.shape(self.weights[first])
+        return tuple(np.shape(self.weights[first]))
 
 
-def read(state: Mapping, source: str) -> list[Module]:
+class State(NamedTuple):
+    """The modules of a state in its order, and where that order is known to mean nothing.
+
+    JAX sorts trees as text, by which BatchNorm_1 comes before Block_0, whichever was first. The
+    paths of levels that are so sorted, with names of several stems, are in ``as_text``.
+    """
+
+    source: str
+    modules: list[Module]
+    as_text: set[str]
+
+    def unordered(self, one: Module, other: Module) -> bool:
+        """Whether the order of two modules is that of text alone."""
+        left, right = (each.name.split("/") for each in (one, other))
+        same = 0
+        while left[same : same + 1] == right[same : same + 1]:
+            same += 1
+        inside = min(len(left), len(right)) == same  # one module holds the other
+        if inside or "/".join(left[:same]) not in self.as_text:
+            return False
+        return _stem(left[same])[0] != _stem(right[same])[0]
+
+
+def read(state: Mapping, source: str) -> State:
     """The modules of a state in its order.
 
     Raises
@@ -42,12 +65,14 @@ def read(state: Mapping, source: str) -> list[Module]:
     """
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f"state must be a mapping with weights; received {type(state).__name__}")
-    flat = _of_flax(state) if source == "flax" else dict(state)
+    as_text: set[str] = set()
+    flat = _of_flax(state, as_text) if source == "flax" else dict(state)
     groups: dict[str, dict] = {}
     for key, value in flat.items():
         module, _, name = str(key).rpartition(BETWEEN[source])
         groups.setdefault(module, {})[name] = value
-    return [_module(module, values, source) for module, values in groups.items()]
+    modules = [_module(module, values, source) for module, values in groups.items()]
+    return State(source, modules, as_text)
 
 
 def write(modules: list[Module], target: str) -> dict:
@@ -58,10 +83,11 @@ def write(modules: list[Module], target: str) -> dict:
         norm = module.family == "norm"
         theirs = CONVENTIONS[target].names if norm else KERNELS[target]
         names = dict(zip(OURS if norm else ("kernel", "bias"), theirs, strict=True))
+        path = [part for part in module.name.split(BETWEEN[target]) if part]
         for name, value in module.weights.items():
-            flat[f"{module.name}{BETWEEN[target]}{names[name]}"] = value
+            flat[".".join([*path, names[name]])] = value
             room = tree["batch_stats" if name in OURS[2:] else "params"]
-            for part in module.name.split("/"):
+            for part in path:
                 room = room.setdefault(part, {})
             room[names[name]] = value
     return tree if target == "flax" else flat
@@ -95,7 +121,7 @@ def _named(module, family, values, ours, needed):
     return Module(module, family, weights)
 
 
-def _of_flax(tree):
+def _of_flax(tree, as_text):
     """All weights under their paths: norms in the order of their statistics, then the others."""
     if unknown := set(tree) - {"params", "batch_stats"}:
         raise ValueError(
@@ -104,25 +130,24 @@ def _of_flax(tree):
         )
     flat: dict[str, object] = {}
     for collection in ("batch_stats", "params"):
-        _flatten(tree.get(collection, {}), "", flat)
+        _flatten(tree.get(collection, {}), [], flat, as_text)
     return flat
 
 
-def _flatten(tree, path, flat):
-    for name in _as_numbered(list(tree)):
+def _flatten(tree, path, flat, as_text):
+    names = list(tree)
+    if names == sorted(names):
+        names.sort(key=_stem)  # Conv_2 before Conv_10
+        if len({_stem(name)[0] for name in names}) > 1:
+            as_text.add("/".join(path))
+    for name in names:
         if isinstance(tree[name], Mapping):
-            _flatten(tree[name], f"{path}{name}/", flat)
+            _flatten(tree[name], [*path, name], flat, as_text)
         else:
-            flat[f"{path}{name}"] = tree[name]
+            flat["/".join([*path, name])] = tree[name]
 
 
-def _as_numbered(names):
-    """The names in their order, but Conv_2 before Conv_10, which JAX sorts as text."""
-    found = {name: re.fullmatch(r"(.+)_(\d+)", name) for name in names}
-    stems: dict[str, list] = {}
-    for name, match in found.items():
-        if match:
-            stems.setdefault(match[1], []).append(name)
-    for alike in stems.values():
-        alike.sort(key=lambda name: int(found[name][2]))
-    return [stems[found[name][1]].pop(0) if found[name] else name for name in names]
+def _stem(name):
+    """A module's name without its number, and the number."""
+    match = re.fullmatch(r"(.*?)_?(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, -1)

@@ -8,7 +8,6 @@ import numpy as np
 
 from bnref import norms
 from bnref.conventions._layouts import from_keras
-from bnref.norms import Norm
 from bnref.norms._finding import sources, walk
 
 # Class names of Keras and tf_keras, and what is here called their kind.
@@ -27,7 +26,7 @@ class Target(NamedTuple):
     path: str
     kind: str
     layer: Any
-    norm: Norm | None = None
+    norm: Any = None  # its view, where it is one
 
     @property
     def family(self) -> str:
@@ -156,7 +155,7 @@ def _feeds(one, other):
 
 
 def _flattened(dense):
-    """The shape that a Flatten before the layer is given; layers without weights may lie between."""
+    """The shape that a Flatten before the layer is given, past layers without weights."""
     layer = dense
     while len(before := sources(layer)) == 1:
         (layer,) = before

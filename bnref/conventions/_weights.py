@@ -63,10 +63,7 @@ def of_keras(target: Target, framework: str, epsilon: float | None) -> Module:
         weights = {"kernel": kernel, "bias": target.layer.bias}
     else:
         norm = target.norm
-        variance = convert_variance(
-            norm.variance, source="keras", target=framework, epsilon=norm.epsilon,
-            target_epsilon=epsilon,
-        )  # fmt: skip
+        variance = _exported(norm, framework, epsilon)
         weights = {"gamma": norm.gamma, "beta": norm.beta, "mean": norm.mean}
         weights["variance"] = variance.astype(np.array(norm.variance).dtype)
         affine = norm.gamma is not None or norm.beta is not None
@@ -76,6 +73,17 @@ def of_keras(target: Target, framework: str, epsilon: float | None) -> Module:
                     weights[name] = np.full_like(weights["variance"], value)
     present = {name: np.array(each) for name, each in weights.items() if each is not None}
     return Module(target.path, target.family, present)
+
+
+def _exported(norm, framework, epsilon):
+    """The variance with which another epsilon gives the same inference."""
+    try:
+        return convert_variance(
+            norm.variance, source="keras", target=framework, epsilon=norm.epsilon,
+            target_epsilon=epsilon,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"layer {norm.path!r} cannot be exported: {error}") from error
 
 
 def _made_up_for(variance, module, norm, source, epsilon):
