@@ -36,8 +36,8 @@ class Target(NamedTuple):
     @property
     def kernel(self) -> Any:
         """The kernel's variable."""
-        # tf_keras has two names for it.
-        return getattr(self.layer, "depthwise_kernel", None) or self.layer.kernel
+        named = hasattr(self.layer, "depthwise_kernel")  # in tf_keras
+        return self.layer.depthwise_kernel if named else self.layer.kernel
 
     @property
     def flattened(self) -> tuple[int, ...]:
