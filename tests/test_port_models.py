@@ -205,6 +205,33 @@ def test_a_subclassed_model_is_ported_by_the_order_in_which_it_made_its_layers()
     assert_predicts(model, pytorch_network(STATES["pytorch"], X))
 
 
+@LIBRARIES
+def test_a_norm_of_what_was_flattened_has_its_channels_in_keras_order(library):
+    """PyTorch flattens (C, H, W), Keras (H, W, C); the dense layer after the norm knows it too."""
+    random, made = np.random.default_rng(6), library.layers
+    mean, variance = random.normal(size=60), random.uniform(0.5, 2, 60)
+    state = {"bn.weight": random.normal(size=60), "bn.bias": random.normal(size=60)}
+    state |= {"bn.running_mean": mean, "bn.running_var": variance}
+    state |= {"fc.weight": random.normal(size=(2, 60)), "fc.bias": random.normal(size=2)}
+    layers = [made.Flatten(), made.BatchNormalization(epsilon=EPSILON, name="bn"), made.ReLU()]
+    model = library.Sequential([library.Input((5, 4, 3)), *layers, made.Dense(2, name="fc")])
+    port_model(model, state, source="pytorch")
+    flat = X.transpose(0, 3, 1, 2).reshape(len(X), -1)
+    hidden = np.maximum(normalized(flat, state, "bn"), 0)
+    assert_predicts(model, hidden @ state["fc.weight"].T + state["fc.bias"])
+    for name, value in export_model(model, target="pytorch").items():
+        np.testing.assert_array_equal(value, state[name].astype("float32"), err_msg=name)
+
+
+def test_what_was_reshaped_since_it_was_flattened_keeps_its_order():
+    layers = [keras.layers.Flatten(), keras.layers.Reshape((20, 3))]
+    norm = keras.layers.BatchNormalization(epsilon=EPSILON)
+    model = keras.Sequential([keras.Input((5, 4, 3)), *layers, norm])
+    state = {"n.running_mean": np.arange(3.0), "n.running_var": np.arange(1, 4.0)}
+    port_model(model, {**state, "n.weight": np.ones(3), "n.bias": np.zeros(3)}, source="pytorch")
+    np.testing.assert_array_equal(norm.moving_mean, np.arange(3))
+
+
 def test_the_variance_makes_up_for_another_epsilon_and_what_differs_is_said():
     model = network(epsilon=1e-3, momentum=0.8)
     ported = port_model(model, STATES["pytorch"], source="pytorch", momentum=0.25)

@@ -19,7 +19,7 @@ def from_keras(kernel: np.ndarray, kind: str, target: str, flattened: tuple = ()
     target : {"pytorch", "flax"}
     flattened : tuple of int
         (*positions, channels) of what was flattened for a dense layer, else empty. PyTorch flattens
-        with the channels first, so that the rows of the kernel have another order.
+        with the channels first, so that the rows of the kernel have another order there.
 
     Returns
     -------
@@ -29,9 +29,7 @@ def from_keras(kernel: np.ndarray, kind: str, target: str, flattened: tuple = ()
     if kind == "depthwise":  # a grouped convolution there, of one input channel a group
         kernel = kernel.reshape(*kernel.shape[:window], 1, math.prod(kernel.shape[window:]))
     if target == "pytorch":
-        if flattened:
-            kernel = np.moveaxis(kernel.reshape(*flattened, -1), -2, 0)
-            kernel = kernel.reshape(-1, kernel.shape[-1])
+        kernel = channels_first(kernel, flattened)
         kernel = kernel.transpose(window + 1, window, *range(window))
     elif kind == "transposed":  # Flax's is a convolution of what was spread out
         kernel = np.flip(kernel, range(window)).swapaxes(-1, -2)
@@ -45,9 +43,23 @@ def to_keras(
     window = len(shape) - 2
     if source == "pytorch":
         kernel = kernel.transpose(*range(2, window + 2), 1, 0)
-        if flattened:
-            first = kernel.reshape(flattened[-1], *flattened[:-1], -1)
-            kernel = np.moveaxis(first, 0, -2)
+        kernel = channels_last(kernel, flattened)
     elif kind == "transposed":
         kernel = np.flip(kernel, range(window)).swapaxes(-1, -2)
     return kernel.reshape(shape)
+
+
+def channels_first(rows: np.ndarray, flattened: tuple) -> np.ndarray:
+    """Rows of what was flattened with the channels last, in the order of channels first."""
+    if not flattened:
+        return rows
+    places = rows.reshape(*flattened, *rows.shape[1:])
+    return np.moveaxis(places, len(flattened) - 1, 0).reshape(rows.shape)
+
+
+def channels_last(rows: np.ndarray, flattened: tuple) -> np.ndarray:
+    """Rows of what was flattened with the channels first, in the order of channels last."""
+    if not flattened:
+        return rows
+    places = rows.reshape(flattened[-1], *flattened[:-1], *rows.shape[1:])
+    return np.moveaxis(places, 0, len(flattened) - 1).reshape(rows.shape)

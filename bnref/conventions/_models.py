@@ -75,8 +75,8 @@ def port_model(
 
     Notes
     -----
-    What the layers do is the model's affair: padding, ``groups``, strides. The order of rows after
-    a ``Flatten`` is known where the model is a graph of layers; in a subclass it is Keras's own.
+    What the layers do is the model's affair: padding, ``groups``, strides. PyTorch flattens images
+    in another order; a ``Flatten`` is seen where the model is a graph of layers, in a subclass not.
     JAX sorts trees as text: Conv_10 is put behind Conv_2 again; where BatchNorm_1 and Block_0 hold
     norms of one shape nothing tells which comes first, and `names` must.
 

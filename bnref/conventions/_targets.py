@@ -1,6 +1,7 @@
 """The layers of a Keras model that have a counterpart in other frameworks."""
 
 import itertools
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -41,8 +42,12 @@ class Target(NamedTuple):
 
     @property
     def flattened(self) -> tuple[int, ...]:
-        """(*positions, channels) of what was flattened for a dense layer; empty if nothing was."""
-        return _flattened(self.layer) if self.kind == "dense" else ()
+        """(*positions, channels) of what was flattened before the layer; empty if nothing was."""
+        if self.family == "conv":
+            return ()
+        shape = _flattened(self.layer)
+        rows = self.kernel.shape[0] if self.norm is None else self.norm.channels
+        return shape if math.prod(shape) == rows else ()  # another where it was reshaped since
 
     def shape(self, framework: str) -> tuple[int, ...]:
         """The shape of its kernel, or of its mean, in another framework."""
@@ -154,13 +159,13 @@ def _feeds(one, other):
     return False
 
 
-def _flattened(dense):
-    """The shape that a Flatten before the layer is given, past layers without weights."""
-    layer = dense
+def _flattened(layer):
+    """The shape that a Flatten before the layer is given, past what keeps each number's place."""
     while len(before := sources(layer)) == 1:
         (layer,) = before
         if type(layer).__name__ == "Flatten" and layer.data_format == "channels_last":
-            return tuple(layer.input.shape[1:])
-        if layer.weights:
+            shape = tuple(layer.input.shape[1:])
+            return () if None in shape else shape
+        if layer.weights and getattr(layer, "moving_mean", None) is None:
             break
     return ()

@@ -6,7 +6,7 @@ import numpy as np
 
 from bnref._checks import finite_array
 from bnref.conventions._converting import convert_variance
-from bnref.conventions._layouts import from_keras, to_keras
+from bnref.conventions._layouts import channels_first, channels_last, from_keras, to_keras
 from bnref.conventions._modules import Module
 from bnref.conventions._targets import Target
 
@@ -40,6 +40,8 @@ def for_keras(module: Module, target: Target, source: str, epsilon: float) -> Ca
         variables |= {"mean": norm.mean, "variance": norm.variance}
         weights["variance"] = _made_up_for(weights["variance"], module, norm, source, epsilon)
     values = _fitting(weights, variables, module, target)
+    if target.norm is not None and source == "pytorch":
+        values = {name: channels_last(each, target.flattened) for name, each in values.items()}
 
     def assign():
         if target.norm is not None:
@@ -72,6 +74,8 @@ def of_keras(target: Target, framework: str, epsilon: float | None) -> Module:
                 if weights[name] is None:
                     weights[name] = np.full_like(weights["variance"], value)
     present = {name: np.array(each) for name, each in weights.items() if each is not None}
+    if target.norm is not None and framework == "pytorch":
+        present = {name: channels_first(each, target.flattened) for name, each in present.items()}
     return Module(target.path, target.family, present)
 
 
