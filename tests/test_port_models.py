@@ -212,13 +212,17 @@ def test_a_norm_of_what_was_flattened_has_its_channels_in_keras_order(library):
     mean, variance = random.normal(size=60), random.uniform(0.5, 2, 60)
     state = {"bn.weight": random.normal(size=60), "bn.bias": random.normal(size=60)}
     state |= {"bn.running_mean": mean, "bn.running_var": variance}
-    state |= {"fc.weight": random.normal(size=(2, 60)), "fc.bias": random.normal(size=2)}
+    # The second one has as many inputs, which are none of the image's.
+    state |= {"fc.weight": random.normal(size=(60, 60)), "fc.bias": random.normal(size=60)}
+    state |= {"head.weight": random.normal(size=(2, 60)), "head.bias": random.normal(size=2)}
     layers = [made.Flatten(), made.BatchNormalization(epsilon=EPSILON, name="bn"), made.ReLU()]
-    model = library.Sequential([library.Input((5, 4, 3)), *layers, made.Dense(2, name="fc")])
+    layers += [made.Dense(60, name="fc"), made.Dense(2, name="head")]
+    model = library.Sequential([library.Input((5, 4, 3)), *layers])
     port_model(model, state, source="pytorch")
     flat = X.transpose(0, 3, 1, 2).reshape(len(X), -1)
     hidden = np.maximum(normalized(flat, state, "bn"), 0)
-    assert_predicts(model, hidden @ state["fc.weight"].T + state["fc.bias"])
+    hidden = hidden @ state["fc.weight"].T + state["fc.bias"]
+    assert_predicts(model, hidden @ state["head.weight"].T + state["head.bias"])
     for name, value in export_model(model, target="pytorch").items():
         np.testing.assert_array_equal(value, state[name].astype("float32"), err_msg=name)
 
