@@ -496,6 +496,15 @@ def test_an_error_leaves_the_model_as_it_was(library, batches, error, message):
     assert_same_values(model, before)
 
 
+def test_a_later_norm_that_is_not_finite_leaves_the_earlier_one_as_it_was():
+    model, (_, dense, _) = functional(keras)
+    dense.bias.assign([1, np.nan, 1])
+    before = values(model)
+    with pytest.raises(ValueError, match="not finite in layer 'second'"):
+        recompute(model, BATCHES)
+    assert_same_values(model, before)
+
+
 def test_a_bad_variance_of_a_norm_that_keeps_it_is_named_and_nothing_changes():
     model, (first, *_) = functional(keras)
     first.trainable = False
