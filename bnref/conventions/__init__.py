@@ -1,7 +1,8 @@
 """The same batch norm in other frameworks' words: momentum, epsilon, and what is stored.
 
 `CONVENTIONS` says what each framework's numbers mean; `convert_momentum` and `convert_variance`
-turn one into the other's, and `port` a whole layer. Nothing of the other frameworks is imported.
+turn one into the other's, `port` a whole layer, `port_model` and `export_model` a whole model.
+Nothing of the other frameworks is imported.
 
 Measured on Keras, tf_keras, torch and flax (``conventions.csv`` among the recorded results, which
 names the versions); read in the sources of Lasagne, Caffe (``batch_norm_layer.cpp``) and MXNet 1
@@ -10,6 +11,7 @@ names the versions); read in the sources of Lasagne, Caffe (``batch_norm_layer.c
 
 from bnref.conventions._converting import convert_momentum, convert_variance
 from bnref.conventions._frameworks import CONVENTIONS, Convention
+from bnref.conventions._models import export_model, port_model
 from bnref.conventions._porting import port
 
 __all__ = [
@@ -17,5 +19,7 @@ __all__ = [
     "Convention",
     "convert_momentum",
     "convert_variance",
+    "export_model",
     "port",
+    "port_model",
 ]

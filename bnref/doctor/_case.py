@@ -226,8 +226,8 @@ def _usable(norm, mean, variance):
     return norm.fixed and np.isfinite(mean).all() and np.isfinite(variance).all()
 
 
-def _noted(outputs, norm, original, **arguments):
-    y = original(**arguments)
+def _noted(outputs, norm, original, arguments):
+    y = original(*arguments.args, **arguments.kwargs)
     if len(y.shape) == 2:  # only what may be logits
         outputs.append((norm, np.asarray(y)))
     return y

@@ -110,10 +110,11 @@ def watching(norms: list[Norm], note: Callable):
     """Within, ``note`` is given what each call of a norm was given, as `measured` has it."""
 
     def call_of(norm):
-        def call(original, inputs, training=None, mask=None, **extra):
-            note(norm, *measured(norm, inputs, training, mask))
-            arguments = {"training": training, "mask": mask, **extra}
-            return original(inputs, **arguments)
+        def call(original, arguments):
+            named = arguments.arguments
+            found = measured(norm, arguments.args[0], named.get("training"), named.get("mask"))
+            note(norm, *found)
+            return original(*arguments.args, **arguments.kwargs)
 
         return call
 

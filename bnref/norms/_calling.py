@@ -8,24 +8,20 @@ from typing import Any
 
 @contextlib.contextmanager
 def called(layer: Any, call: Callable) -> Iterator[None]:
-    """Within, a call of ``layer`` is ``call(original, **arguments)``.
+    """Within, a call of ``layer`` is ``call(original, arguments)``.
 
     The method is replaced on the instance, so that it works wherever the layer stands: in a graph
-    of layers, in a subclass, in another layer. ``arguments`` are the layer's own, by name. A
-    function that was traced before does what it was traced to do.
+    of layers, in a subclass, in another layer. ``arguments`` are an ``inspect.BoundArguments``: by
+    name, with their defaults, for ``original(*arguments.args, **arguments.kwargs)``. A function
+    that was traced before does what it was traced to do.
     """
     original, own = layer.call, vars(layer).get("call")
     signature = inspect.signature(original)
-    kinds = signature.parameters.values()
-    collects = [each.name for each in kinds if each.kind == each.VAR_KEYWORD]
 
     def replaced(*arguments, **named):
         bound = signature.bind(*arguments, **named)
         bound.apply_defaults()
-        values = dict(bound.arguments)
-        for name in collects:
-            values.update(values.pop(name))
-        return call(original, **values)
+        return call(original, bound)
 
     layer.call = replaced
     try:

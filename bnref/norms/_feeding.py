@@ -12,7 +12,9 @@ def inputs_of(model: Any, batch: Any) -> tuple:
     model : keras.Model
     batch : array, list, dict or tuple
         As Keras has it: a tuple is (inputs, targets) or (inputs, targets, weights), and everything
-        else is inputs. A tuple of as many arrays as the model has inputs is inputs too.
+        else is inputs. A tuple of as many arrays as the model has inputs is inputs too. A subclass
+        whose ``call`` has several arguments takes a tuple or a list of them, or either within
+        (inputs, targets).
 
     Returns
     -------
@@ -20,9 +22,11 @@ def inputs_of(model: Any, batch: Any) -> tuple:
         One entry for a model of one argument, which may be a list or a dict of inputs; several for
         a subclass whose ``call`` has several.
     """
+    inputs, positions = _number_of_inputs(model), _positions(model)
+    if positions > 1 and isinstance(batch, list):
+        batch = tuple(batch)
     if not isinstance(batch, tuple):
         return (batch,)
-    inputs, positions = _number_of_inputs(model), _positions(model)
     if positions > 1:  # call(self, a, b)
         first = batch[0]
         nested = isinstance(first, tuple | list) and len(first) == positions

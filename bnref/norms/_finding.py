@@ -61,12 +61,12 @@ def walk(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def sources(layer: Any) -> tuple:
-    """The layers that a layer's inputs come from, one for each input of each of its calls."""
+    """The layers that a layer's inputs come from, in all of its calls, each once."""
     found = []
     for node in getattr(layer, "_inbound_nodes", ()):
-        if hasattr(node, "input_tensors"):  # Keras 3
-            found += [tensor._keras_history.operation for tensor in node.input_tensors]
-        else:  # tf_keras
+        if hasattr(node, "inbound_layers"):  # tf_keras: a layer, or a list where there are several
             inbound = node.inbound_layers
             found += inbound if isinstance(inbound, list) else [inbound]
+        else:  # Keras 3
+            found += [tensor._keras_history.operation for tensor in node.input_tensors]
     return tuple(dict.fromkeys(found))

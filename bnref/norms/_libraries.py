@@ -61,15 +61,19 @@ class KerasNorm(Norm):
     def assign(self, mean, variance):
         """Replace the population; with ``renorm=True`` the deviation that follows it too."""
         super().assign(mean, variance)
-        if getattr(self.layer, "renorm", False):
-            self.layer.moving_stddev.assign(variance**0.5)
+        if getattr(self.layer, "renorm", False):  # which keeps √(σ² + ε)
+            self.layer.moving_stddev.assign((variance + self.epsilon) ** 0.5)
 
 
 class TfKerasNorm(KerasNorm):
     """``tf_keras.layers.BatchNormalization``, which is Keras 2's and that of ``tf.layers``."""
 
     library = "tf_keras"
-    masks = False
+
+    @property
+    def masks(self):
+        """Whether a mask counts, which the fused kernel, that of images, does not know."""
+        return not getattr(self.layer, "fused", False)
 
 
 class BnrefNorm(Norm):

@@ -27,8 +27,8 @@ class Norm:
         ``"bnref"``, ``"keras"`` or ``"tf_keras"``; for a layer of another library that has a
         ``moving_mean``, the name of its package.
     sources : tuple of layers
-        What its input comes from, one entry a call, where the model is a graph of layers; empty in
-        a subclassed model, whose calls only a pass can tell.
+        What its inputs come from, in all of its calls, each once, where the model is a graph of
+        layers; empty in a subclassed model, whose calls only a pass can tell.
     whose, remembered, used : str
         Its answers to the three questions.
     """
@@ -101,11 +101,14 @@ class Norm:
     def moments(self, x: tf.Tensor, mask: tf.Tensor | None = None) -> functional.Moments:
         """Mean and biased variance of each channel of ``x``, over what ``mask`` selects."""
         x = tf.convert_to_tensor(x)
+        mask = mask if self.masks else None
         if self.axis != -1:
+            if mask is not None:  # the mask's axes are the first ones, the channels' among them
+                raise ValueError(f"a mask selects channels of {self.path!r}, of axis {self.axis}")
             # The axis of the channels is moved to the end, where bnref's formulas have it.
             others = [each for each in range(x.shape.rank) if each != self.axis]
             x = tf.transpose(x, [*others, self.axis])
-        if mask is None or not self.masks:
+        if mask is None:
             return functional.moments(x)
         return functional.masked_moments(x, tf.cast(mask, tf.bool))
 
@@ -113,10 +116,10 @@ class Norm:
     def remembering(self, remember: Callable[[functional.Moments], None]) -> Iterator[None]:
         """Within, ``remember(moments)`` is called where the layer would update its population."""
 
-        def call(original, inputs, training=None, mask=None, **extra):
-            if training and self.trainable:
-                remember(self.moments(inputs, mask))
-            return original(inputs, training=training, mask=mask, **extra)
+        def call(original, arguments):
+            if self.trainable and arguments.arguments.get("training"):
+                remember(self.moments(arguments.args[0], arguments.arguments.get("mask")))
+            return original(*arguments.args, **arguments.kwargs)
 
         with called(self.layer, call):
             yield

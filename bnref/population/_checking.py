@@ -27,5 +27,5 @@ def check(model: keras.layers.Layer, *, without: Container = ()) -> None:
         Names the layer, the channels and a value.
     """
     for norm in norms.find(model):
-        if norm.built and norm.layer not in without:
+        if norm.variance is not None and norm.layer not in without:
             stored_variance(norm.layer.name, norm.variance)

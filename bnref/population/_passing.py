@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -29,20 +30,19 @@ class Passes:
 
     def __init__(self, model, *, dropout):
         self.model, self.norms = model, norms.find(model)
-        if not self.norms:
-            raise ValueError("model must have a batch norm; found none")
         self.strategy, self.dropout = _strategy_of_this_process(model), dropout
         # Each replica is traced in a thread of its own.
         self.own = threading.local()
 
     def over(self, batches: Iterable) -> Iterator[list]:
         """For each pass: the norms that saw it, with whether rows are named, and their moments."""
+        arguments = self._built(inputs_of(self.model, batch) for batch in batches)
         with contextlib.ExitStack() as stack:
             for index, norm in enumerate(self.norms):
-                stack.enter_context(norm.remembering(partial(self._remember, index)))
+                if norm.updates:
+                    stack.enter_context(norm.remembering(partial(self._remember, index)))
             if not self.dropout:
                 stack.enter_context(without_dropout(self.model))
-            arguments = (inputs_of(self.model, batch) for batch in batches)
             passes = self._on_one if self.strategy is None else self._on_all
             for seen in passes(arguments):
                 yield [
@@ -50,7 +50,26 @@ class Passes:
                     for (index, named), *moments in seen
                 ]
 
+    def _built(self, batches):
+        """The same batches, after a look at the first one by a model that is not built yet.
+
+        Keras builds layers by a call in a graph of its own, whose moments are no numbers.
+        """
+        batches = iter(batches)
+        first = list(itertools.islice(batches, 1))
+        if first and not all(layer.built for _, layer in walk(self.model)):
+            scope = contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
+            with scope:
+                self.model(*first[0], training=False)
+            self.norms = norms.find(self.model)
+        if not self.norms:
+            raise ValueError("model must have a batch norm; found none")
+        return itertools.chain(first, batches)
+
     def _remember(self, index, moments):
+        # A Sequential of tf_keras builds itself anew for inputs of another shape.
+        if not tf.executing_eagerly() and moments.mean.graph.name.endswith("scratch_graph"):
+            return
         label = tf.constant([index, int(moments.rows.named)])
         self.own.seen.append((label, moments.count, moments.mean, moments.variance))
 
@@ -131,6 +150,10 @@ def without_dropout(model) -> Iterator[None]:
         yield
 
 
+# Layers whose `training` changes nothing that matters here: Keras's way to quantized training.
+TOLD_FOR_NOTHING = keras.layers.Dense, keras.layers.EinsumDense
+
+
 def acts_in_training_only(model) -> list:
     """The layers of a model that are told whether this is training, and are no norms.
 
@@ -143,8 +166,10 @@ def acts_in_training_only(model) -> list:
         if "training" in inspect.signature(layer.call).parameters
         and not list(layer._flatten_layers(include_self=False, recursive=False))
         and id(layer) not in of_norms
+        and not isinstance(layer, TOLD_FOR_NOTHING)
     ]
 
 
-def _at_inference(original, *, training=None, **arguments):
-    return original(**arguments, training=False)
+def _at_inference(original, arguments):
+    arguments.arguments["training"] = False
+    return original(*arguments.args, **arguments.kwargs)

@@ -29,7 +29,8 @@ def recompute(
     model : keras.Model or tf_keras.Model
         Of any make: functional, Sequential, nested, subclassed; with at least one norm of
         `bnref.layers`, Keras or tf_keras that updates its population. A frozen one does not, and
-        keeps what it has; so does one that is called with ``training=False``.
+        keeps what it has; so does one that is called with ``training=False``, which counts as it
+        does in ``fit``: in a graph of Keras 3's layers the model's own ``training`` overrules it.
     batches : iterable
         A ``tf.data.Dataset``, a generator or a list. As for ``model.fit``: a tuple is (inputs,
         targets) or (inputs, targets, weights), of which the inputs are used; everything else is
@@ -79,15 +80,14 @@ def recompute(
 def _collect(model, batches, dropout):
     """Pass the batches through the model; (count, mean, variance) of each, for each norm."""
     passes = Passes(model, dropout=dropout)
-    rows = {norm: [] for norm in passes.norms}
+    rows = {}
     batches = tqdm(batches, "recomputing", unit="batch", disable=not sys.stderr.isatty())
     number = 0
     for number, seen in enumerate(passes.over(batches), start=1):  # noqa: B007
         for norm, moments in seen:
-            _keep(rows[norm], *moments)
+            _keep(rows.setdefault(norm, []), *moments)
     if not number:
         raise ValueError("batches must hold at least one batch; received none")
-    rows = {norm: kept for norm, kept in rows.items() if kept}
     if not rows:
         raise ValueError("model must have a batch norm that updates its population; found none")
     return rows

@@ -115,7 +115,7 @@ for seed in seeds:
     accuracy["mended"].append(second.evaluate(*test, verbose=0)[1])
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
-for place, (name, values) in enumerate(accuracy.items()):
+for place, values in enumerate(accuracy.values()):
     left.plot([place] * len(values), values, "o", alpha=0.7)
 left.set(xticks=range(3), ylim=(0, 1), ylabel="test accuracy")
 left.set_xticklabels([name.replace(" ", "\n", 1) for name in accuracy])
