@@ -102,7 +102,7 @@ def network(between=()):
 
 def test_a_folded_model_has_no_norm_left_and_the_same_outputs(batch):
     model, x = network(), batch((4, 6, 6, 2))
-    folded = fold_model(model)
+    folded = fold_model(model).model
     assert len(folded.layers) == len(model.layers) - 2
     assert not any(isinstance(layer, BatchNorm) for layer in folded.layers)
     np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-4)
@@ -111,7 +111,7 @@ def test_a_folded_model_has_no_norm_left_and_the_same_outputs(batch):
 
 def test_a_norm_after_something_else_is_kept_as_it_is(batch):
     model, x = network([keras.layers.ReLU()]), batch((4, 6, 6, 2))
-    folded = fold_model(model)
+    folded = fold_model(model).model
     assert [type(each) for each in folded.layers].count(BatchNorm) == 1
     assert folded.layers[-2] is model.layers[-2] and folded.layers[-1] is model.layers[-1]
     np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-4)

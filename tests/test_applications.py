@@ -1,0 +1,81 @@
+"""Models of keras.applications: every norm folded that can be, converted, and converted back."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+
+import bnref
+from bnref import norms
+from bnref.folding import fold_model
+
+pytestmark = pytest.mark.slow
+# The least width that each takes, how many norms are folded, and what comes before the others.
+MODELS = {
+    "DenseNet121": (32, 59, {"MaxPooling2D": 1, "Concatenate": 58, "AveragePooling2D": 3}),
+    "EfficientNetB0": (32, 49, {}),
+    "EfficientNetV2B0": (32, 59, {}),
+    "InceptionV3": (75, 94, {}),  # without gamma
+    "MobileNet": (32, 27, {}),
+    "MobileNetV2": (32, 52, {}),
+    "MobileNetV3Small": (32, 34, {}),
+    "NASNetMobile": (32, 188, {"Concatenate": 4}),
+    "ResNet50": (32, 53, {}),
+    "ResNet50V2": (32, 32, {"MaxPooling2D": 1, "Add": 16}),
+    "Xception": (71, 40, {}),  # separable convolutions
+}
+RANDOM = np.random.default_rng(0)
+
+
+def network(name, width):
+    """The layers before the classifier, with weights that let the input's differences through."""
+    make = getattr(keras.applications, name)
+    model = make(weights=None, include_top=False, input_shape=(width, width, 3))
+    for layer in model.layers:
+        for kernel in [each for each in layer.weights if "kernel" in each.name]:
+            each_input = "depthwise" in type(layer).__name__.lower() or "depthwise" in kernel.name
+            fan_in = np.prod(kernel.shape[:-2] if each_input else kernel.shape[:-1])
+            kernel.assign(RANDOM.normal(size=kernel.shape) * np.sqrt(2 / fan_in))
+    for norm in norms.find(model):
+        mean, variance = RANDOM.uniform([[-0.5], [0.5]], [[0.5], [2.0]], (2, norm.channels))
+        norm.assign(mean, variance)
+        for variable, low, high in ((norm.gamma, 0.5, 1.5), (norm.beta, -0.5, 0.5)):
+            if variable is not None:
+                variable.assign(RANDOM.uniform(low, high, norm.channels))
+    return model
+
+
+def names(model):
+    return [variable.path.rpartition("/")[2] for variable in model.weights]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_norms_of_a_published_model_are_folded_and_converted_there_and_back(name, tmp_path):
+    width, number, others = MODELS[name]
+    model = network(name, width)
+    x = RANDOM.uniform(0, 255 if "Efficient" in name or "V3" in name else 1, (2, width, width, 3))
+    y = model(x).numpy()
+    assert np.abs(y[0] - y[1]).max() > 0.01 * np.abs(y).max(), "the inputs must make a difference"
+    close = {"rtol": 0, "atol": 2e-5 * np.abs(y).max()}
+
+    folded = fold_model(model)
+    np.testing.assert_allclose(folded.model(x), y, **close)
+    assert len(folded.folded) == number
+    before = (reason.rpartition("(")[2][:-1] for reason in folded.kept.values())
+    assert collections.Counter(before) == others
+    assert len(norms.find(folded.model)) == len(folded.kept)
+
+    model.save_weights(tmp_path / "before.weights.h5")
+    there = norms.convert(model, bnref.BatchNorm)
+    assert {norm.library for norm in norms.find(there)} == {"bnref"}
+    np.testing.assert_allclose(there(x), y, **close)
+    for each, value in zip(there.weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(each, value)
+        each.assign(RANDOM.normal(size=each.shape) ** 2)
+    there.load_weights(tmp_path / "before.weights.h5")
+    back = norms.convert(there, keras.layers.BatchNormalization)
+    np.testing.assert_array_equal(back(x), y)
+    assert [layer.name for layer in back.layers] == [layer.name for layer in model.layers]
+    assert names(back) == names(there) == names(model)
+    print(f"{np.abs(folded.model(x) - y).max() / np.abs(y).max():.1e} "f"{np.abs(there(x) - y).max() / np.abs(y).max():.1e}  std {y.std():.2g} max {np.abs(y).max():.3g}")
