@@ -108,7 +108,7 @@ class _Calls:
             return "it is called with a mask"
         given = calls[0].arguments
         if any(each is True for each in (*given.args, given.kwargs.get("training"))):
-            return "it is called with training=True: it normalizes by the batch at inference too"
+            return "it is called with training=True, and may normalize by the batch at inference too"
         layer = self.source(norm)
         if type(layer) not in FOLDABLE:
             return f"{layer.name} is no layer that a norm is folded into ({type(layer).__name__})"
