@@ -171,10 +171,10 @@ def test_a_norm_after_something_else_is_kept_as_it_is(batch):
             norm,
             "layer and norm must compute in the same type; received bfloat16 and float32",
         ),
-        (lambda: with_lora(built("Dense")[0]), norm, "layer must have its kernel and its bias alone"),
+        (lambda: with_lora(built("Dense")[0]), norm, "layer must have its kernel and its bias"),
     ],
-    ids=["ReLU", "another norm", "activation", "no norm", "layer unbuilt", "norm unbuilt", "channels",
-         "types", "LoRA"],
+    ids=["ReLU", "another norm", "activation", "no norm", "layer unbuilt", "norm unbuilt",
+         "channels", "types", "LoRA"],
 )  # fmt: skip
 def test_what_cannot_be_folded_is_refused_by_name(layer, after, message):
     with pytest.raises(ValueError, match=message):
@@ -206,9 +206,9 @@ def test_a_norm_that_is_no_fixed_line_is_refused_by_its_type(name):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: keras.layers.Dense(3), "model must be a functional or Sequential keras.Model, and"),
-        (lambda: keras.Sequential([keras.layers.Dense(3)]), "model must be .* and built; a subclass"),
-        (lambda: Subclass(), "model must be .* a subclass with its own call shows no graph"),
+        (lambda: keras.layers.Dense(3), "model must be a functional or Sequential keras.Mo"),
+        (lambda: keras.Sequential([keras.layers.Dense(3)]), "model must be .* and built"),
+        (lambda: Subclass(), "a subclass with its own call shows no graph"),
         (
             lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]),
             "model must have a norm right after a layer it can be folded into$",
@@ -287,7 +287,7 @@ KEPT = {
     ),
     "by the batch": (
         lambda x: norm(name="stays")(dense()(x), training=True),
-        "it is called with training=True, and may normalize by the batch at inference too",
+        "it is called with training=True, and may normalize by the batch at inference",
     ),
     "no line": (
         lambda x: norm(UntrackedBatchNorm, name="stays")(dense()(x)),

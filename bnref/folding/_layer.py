@@ -5,7 +5,6 @@ import numpy as np
 
 from bnref import norms, population
 
-
 # Which of a kernel's last two axes have the output's channels. A separable convolution has two
 # kernels, and it is the second one's; a depthwise one has some channels for each of its input.
 LAST, TRANSPOSED, OF_EACH_INPUT = (-1,), (-2,), (-2, -1)
@@ -101,9 +100,9 @@ def check(layer: keras.layers.Layer, norm: keras.layers.Layer) -> None:
             "layer and norm must compute in the same type; received "
             f"{layer.compute_dtype} and {norm.compute_dtype}"
         )
-    channels = _weights(layer)[-1].size
-    if channels != view.channels:
-        raise ValueError(f"norm must have the layer's {channels} channels; received {view.channels}")
+    channels, known = _weights(layer)[-1].size, view.channels
+    if channels != known:
+        raise ValueError(f"norm must have the layer's {channels} channels; received {known}")
 
 
 def _weights(layer):

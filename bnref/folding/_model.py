@@ -74,8 +74,8 @@ def fold_model(model: keras.Model) -> Folded:
             folded.append(norm.path)
             pairs[id(calls.source(norm.layer))] = norm.layer
     if not folded:
-        reasons = "".join(f"\n{path}: {reason}" for path, reason in kept.items())
-        raise ValueError(f"model must have a norm right after a layer it can be folded into{reasons}")
+        message = "model must have a norm right after a layer it can be folded into"
+        raise ValueError("\n".join([message, *(f"{path}: {why}" for path, why in kept.items())]))
     return Folded(_without(model, pairs), folded, kept)
 
 
@@ -83,8 +83,8 @@ class _Calls:
     """Who calls whom in a model and in the graphs within it."""
 
     def __init__(self, model):
-        self.of_layer: dict[int, list] = {}
-        self.uses: Counter = Counter()  # how often a layer's output is taken, or given to the user
+        self.of_layer = {}
+        self.uses = Counter()  # how often a layer's output is taken, or given to the user
         for graph in graphs(model):
             for node in nodes(graph):
                 self.of_layer.setdefault(id(node.operation), []).append(node)
@@ -108,7 +108,7 @@ class _Calls:
             return "it is called with a mask"
         given = calls[0].arguments
         if any(each is True for each in (*given.args, given.kwargs.get("training"))):
-            return "it is called with training=True, and may normalize by the batch at inference too"
+            return "it is called with training=True, and may normalize by the batch at inference"
         layer = self.source(norm)
         if type(layer) not in FOLDABLE:
             return f"{layer.name} is no layer that a norm is folded into ({type(layer).__name__})"

@@ -113,10 +113,13 @@ def _held(layer):
 def _copy(layer):
     """A layer of the same arguments; itself where it has no variables; None if that fails."""
     try:
-        return type(layer).from_config(layer.get_config())
+        copy = type(layer).from_config(layer.get_config())
     except (NotImplementedError, TypeError, ValueError):
         # Such as a lambda, which Keras does not read from a configuration without being told to.
         return None if layer.variables else layer
+    # Where a class has no get_config of its own, Keras's leaves both out of the configuration.
+    copy.name = layer.name
+    return copy if copy.dtype_policy.name == layer.dtype_policy.name else None
 
 
 def _put(holder, old, new):

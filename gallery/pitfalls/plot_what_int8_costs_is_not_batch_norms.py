@@ -74,8 +74,9 @@ def answers(interpreter, images):
 # Export the model in inference mode, and let the converter do the rest. With a norm that it cannot
 # take up, in front of a convolution or behind an activation, fold by hand where that is possible::
 #
-#     converter = tf.lite.TFLiteConverter.from_keras_model(model)          # the norm is taken up
-#     converter = tf.lite.TFLiteConverter.from_keras_model(fold_model(model).model)   # folded by hand
+#     converter = tf.lite.TFLiteConverter.from_keras_model(model)       # the norm is taken up
+#     folded = bnref.folding.fold_model(model).model                    # folded by hand
+#     converter = tf.lite.TFLiteConverter.from_keras_model(folded)
 #
 # Why
 # ---
