@@ -70,8 +70,8 @@ class Block(keras.layers.Layer):
 class Subclass(keras.Model):
     """A block, a graph of layers and a norm of its own."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **options):
+        super().__init__(**options)
         self.block, self.graph, self.last = Block(name="block"), nested(), norm("last")
 
     def call(self, x, training=None):
@@ -114,6 +114,7 @@ MODELS = {
     "wrapped": wrapped,
     "block": lambda: functional(lambda x: norm("n")(Block(name="block")(x))),
     "subclass": subclass,
+    "subclass in a graph": lambda: functional(lambda x: norm("n")(Subclass(name="sub")(x))),
     "masked": lambda: functional(lambda x: norm("n")(keras.layers.Masking()(x))),
 }
 

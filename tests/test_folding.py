@@ -326,6 +326,17 @@ def test_a_norm_that_cannot_be_folded_is_kept_and_the_reason_given(batch, name):
     assert fold_model(model)[1:] == result[1:], "the model is as it was"
 
 
+def test_what_a_norm_comes_from_stays_where_the_folded_model_shares_it(batch):
+    model, x = functional(lambda x: norm(name="stays")(pair(x, "folds"))), batch((4, 5, 3))
+    before = [found.sources for found in norms.find(model)]
+    result = fold_model(model)
+    assert result.folded == ["folds"] and list(result.kept) == ["stays"]
+    assert norms.find(result.model)[0].layer is norms.find(model)[1].layer
+    assert [found.sources for found in norms.find(model)] == before
+    assert [each.name for each in norms.find(result.model)[0].sources] == [before[0][0].name]
+    np.testing.assert_allclose(result.model(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 def nested_in_functional(x):
     inner = keras.Sequential([keras.Input((5, 3)), dense(), norm(name="a")], name="inner")
     return pair(functional(lambda y: inner(pair(y, "b")))(x), "c")

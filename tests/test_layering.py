@@ -49,7 +49,7 @@ MAY_IMPORT = {
         "norms._replacing",
     },
     "norms._feeding": set(),
-    "norms._finding": {"norms._libraries", "norms._norm"},
+    "norms._finding": {"norms._libraries", "norms._norm", "norms._rebuilding"},
     "norms._libraries": {"functional", "layers", "norms._norm"},
     "norms._making": {"norms._norm"},
     "norms._norm": {"functional", "norms._calling"},

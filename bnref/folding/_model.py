@@ -8,7 +8,7 @@ import keras
 from bnref import norms, population
 from bnref.folding._layer import FOLDABLE, check, fold
 from bnref.norms._finding import walk
-from bnref.norms._rebuilding import graphs, is_graph, nodes, rebuilt, sources
+from bnref.norms._rebuilding import calls_in_graphs, graphs, is_graph, nodes, rebuilt, sources
 
 
 class Folded(NamedTuple):
@@ -83,11 +83,10 @@ class _Calls:
     """Who calls whom in a model and in the graphs within it."""
 
     def __init__(self, model):
-        self.of_layer = {}
+        self.of_layer = calls_in_graphs(model)
         self.uses = Counter()  # how often a layer's output is taken, or given to the user
         for graph in graphs(model):
             for node in nodes(graph):
-                self.of_layer.setdefault(id(node.operation), []).append(node)
                 self.uses.update(map(id, sources(node)))
             outputs = keras.tree.flatten(graph.outputs)
             self.uses.update(id(each._keras_history.operation) for each in outputs)

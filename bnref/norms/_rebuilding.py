@@ -59,6 +59,15 @@ def graphs(model: Any) -> Iterator[keras.Model]:
     yield from below(model)
 
 
+def calls_in_graphs(model: Any) -> dict[int, list]:
+    """The calls of each layer in a model and in the graphs within it, by the layer's id."""
+    calls: dict[int, list] = {}
+    for graph in graphs(model):
+        for node in nodes(graph):
+            calls.setdefault(id(node.operation), []).append(node)
+    return calls
+
+
 def rebuilt(model: keras.Model, replaced: Callable[[Any], Any]) -> keras.Model:
     """A model like this one, with ``replaced(layer)`` in each layer's place.
 
