@@ -35,7 +35,8 @@ def network(name, width):
         for kernel in [each for each in layer.weights if "kernel" in each.name]:
             each_input = "depthwise" in type(layer).__name__.lower() or "depthwise" in kernel.name
             fan_in = np.prod(kernel.shape[:-2] if each_input else kernel.shape[:-1])
-            kernel.assign(RANDOM.normal(size=kernel.shape) * np.sqrt(2 / fan_in))
+            values = RANDOM.standard_normal(kernel.shape, "float32")
+            kernel.assign(values * np.float32(np.sqrt(2 / fan_in)))
     for norm in norms.find(model):
         mean, variance = RANDOM.uniform([[-0.5], [0.5]], [[0.5], [2.0]], (2, norm.channels))
         norm.assign(mean, variance)
@@ -47,7 +48,7 @@ def network(name, width):
 
 def images(name, width):
     """Two images of different contrast; some models divide them by the range of their pixels."""
-    pixels = {"EfficientNetB0": 1000, "EfficientNetV2B0": 100, "MobileNetV3Small": 128}.get(name, 1)
+    pixels = {"EfficientNetB0": 1000, "MobileNetV3Small": 128}.get(name, 1)
     contrast = np.reshape([1, 3], (2, 1, 1, 1))
     return np.float32(RANDOM.normal(size=(2, width, width, 3)) * contrast * pixels)
 
@@ -78,7 +79,7 @@ def test_norms_of_a_published_model_are_folded_and_converted_there_and_back(name
     np.testing.assert_allclose(there(x), y, **close)
     for each, value in zip(there.weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(each, value)
-        each.assign(RANDOM.normal(size=each.shape) ** 2)
+        each.assign(each + 1)
     there.load_weights(tmp_path / "before.weights.h5")
     back = norms.convert(there, keras.layers.BatchNormalization)
     np.testing.assert_array_equal(back(x), y)
