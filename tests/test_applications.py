@@ -24,10 +24,9 @@ MODELS = {
     "ResNet50V2": (32, 32, {"MaxPooling2D": 1, "Add": 16}),
     "Xception": (71, 40, {}),  # separable convolutions
 }
-RANDOM = np.random.default_rng(0)
 
 
-def network(name, width):
+def network(name, width, random):
     """The layers before the classifier, with weights that let the input's differences through."""
     make = getattr(keras.applications, name)
     model = make(weights=None, include_top=False, input_shape=(width, width, 3))
@@ -35,22 +34,22 @@ def network(name, width):
         for kernel in [each for each in layer.weights if "kernel" in each.name]:
             each_input = "depthwise" in type(layer).__name__.lower() or "depthwise" in kernel.name
             fan_in = np.prod(kernel.shape[:-2] if each_input else kernel.shape[:-1])
-            values = RANDOM.standard_normal(kernel.shape, "float32")
+            values = random.standard_normal(kernel.shape, "float32")
             kernel.assign(values * np.float32(np.sqrt(2 / fan_in)))
     for norm in norms.find(model):
-        mean, variance = RANDOM.uniform([[-0.5], [0.5]], [[0.5], [2.0]], (2, norm.channels))
+        mean, variance = random.uniform([[-0.5], [0.5]], [[0.5], [2.0]], (2, norm.channels))
         norm.assign(mean, variance)
         for variable, low, high in ((norm.gamma, 0.5, 1.5), (norm.beta, -0.5, 0.5)):
             if variable is not None:
-                variable.assign(RANDOM.uniform(low, high, norm.channels))
+                variable.assign(random.uniform(low, high, norm.channels))
     return model
 
 
-def images(name, width):
+def images(name, width, random):
     """Two images of different contrast; some models divide them by the range of their pixels."""
     pixels = {"EfficientNetB0": 1000, "MobileNetV3Small": 128}.get(name, 1)
     contrast = np.reshape([1, 3], (2, 1, 1, 1))
-    return np.float32(RANDOM.normal(size=(2, width, width, 3)) * contrast * pixels)
+    return np.float32(random.normal(size=(2, width, width, 3)) * contrast * pixels)
 
 
 def names(model):
@@ -60,8 +59,9 @@ def names(model):
 @pytest.mark.parametrize("name", MODELS)
 def test_norms_of_a_published_model_are_folded_and_converted_there_and_back(name, tmp_path):
     width, number, others = MODELS[name]
-    model = network(name, width)
-    x = images(name, width)
+    random = np.random.default_rng(0)
+    model = network(name, width, random)
+    x = images(name, width, random)
     y = model(x).numpy()
     assert np.abs(y[0] - y[1]).max() > 0.01 * np.abs(y).max(), "the inputs must make a difference"
     close = {"rtol": 0, "atol": 1e-5 * np.abs(y).max()}
