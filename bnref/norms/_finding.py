@@ -68,7 +68,7 @@ def sources(layer: Any, calls: list | None = None) -> tuple:
     ``calls`` are those of one model, which may share the layer with another; all unless given.
     """
     found = []
-    nodes: Any = calls or getattr(layer, "_inbound_nodes", ())
+    nodes = getattr(layer, "_inbound_nodes", []) if calls is None else calls
     for node in nodes:
         if hasattr(node, "input_tensors"):  # Keras 3
             found += [tensor._keras_history.operation for tensor in node.input_tensors]
