@@ -7,7 +7,7 @@ import reference
 from helpers import BETA, GAMMA, MEAN, VARIANCE, with_state
 from layers_under_test import CASES
 
-from bnref import BatchNorm
+from bnref import BatchNorm, UntrackedBatchNorm, norms
 from bnref.folding import fold, fold_model
 
 # What does not normalize by the population alone, the same for every example.
@@ -22,8 +22,24 @@ LAYERS = {
 }
 
 
-def norm(kind=BatchNorm, **options):
-    return with_state(kind(epsilon=0.02, **options))
+# Layers whose kernels have the output's channels elsewhere; their number is the third entry.
+OTHER_LAYOUTS = {
+    "Conv1DTranspose": (lambda **o: keras.layers.Conv1DTranspose(5, 3, strides=2, **o), (6, 2), 5),
+    "Conv2DTranspose": (lambda **o: keras.layers.Conv2DTranspose(5, 3, **o), (4, 5, 2), 5),
+    "Conv3DTranspose": (lambda **o: keras.layers.Conv3DTranspose(5, 2, **o), (3, 4, 3, 2), 5),
+    "DepthwiseConv1D": (lambda **o: keras.layers.DepthwiseConv1D(2, **o), (6, 3), 3),
+    "DepthwiseConv2D": (
+        lambda **o: keras.layers.DepthwiseConv2D(2, depth_multiplier=2, **o), (5, 6, 3), 6,
+    ),
+    "SeparableConv1D": (lambda **o: keras.layers.SeparableConv1D(5, 2, **o), (6, 3), 5),
+    "SeparableConv2D": (
+        lambda **o: keras.layers.SeparableConv2D(5, 3, depth_multiplier=2, **o), (5, 6, 3), 5,
+    ),
+}  # fmt: skip
+
+
+def norm(kind=BatchNorm, channels=3, **options):
+    return with_state(kind(epsilon=0.02, **options), channels)
 
 
 def keras_norm(rank, **options):
@@ -64,6 +80,20 @@ def test_the_folded_layer_does_what_the_two_did_and_leaves_them_as_they_were(bat
             np.testing.assert_array_equal(each, value)
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("name", OTHER_LAYOUTS)
+def test_a_kernel_of_another_layout_is_folded_where_its_outputs_channels_are(batch, name, use_bias):
+    make, shape, channels = OTHER_LAYOUTS[name]
+    layer, after, x = make(use_bias=use_bias), norm(channels=channels), batch((4, *shape))
+    layer.build(x.shape)
+    before = random_weights(layer).get_weights()
+    folded, wanted = fold(layer, after), np.array(after(layer(x)))
+    assert type(folded) is type(layer) and folded.name == layer.name and folded.use_bias
+    np.testing.assert_allclose(folded(x), wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+    for each, value in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(each, value)
+
+
 @pytest.mark.parametrize("name", sorted(set(CASES) - set(NOT_A_LINE)))
 def test_every_layer_that_is_a_line_at_inference_is_folded(batch, name):
     case = CASES[name]
@@ -78,6 +108,11 @@ def test_the_layer_of_keras_is_folded_with_and_without_gamma_and_beta(batch, sca
     (layer, shape), after = built("Conv1D"), keras_norm(3, scale=scale, center=center)
     x = batch(shape)
     np.testing.assert_allclose(fold(layer, after)(x), after(layer(x)), rtol=1e-4, atol=1e-4)
+
+
+def with_lora(layer):
+    layer.enable_lora(1)
+    return layer
 
 
 def network(between=()):
@@ -102,7 +137,7 @@ def network(between=()):
 
 def test_a_folded_model_has_no_norm_left_and_the_same_outputs(batch):
     model, x = network(), batch((4, 6, 6, 2))
-    folded = fold_model(model)
+    folded = fold_model(model).model
     assert len(folded.layers) == len(model.layers) - 2
     assert not any(isinstance(layer, BatchNorm) for layer in folded.layers)
     np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-4)
@@ -111,7 +146,7 @@ def test_a_folded_model_has_no_norm_left_and_the_same_outputs(batch):
 
 def test_a_norm_after_something_else_is_kept_as_it_is(batch):
     model, x = network([keras.layers.ReLU()]), batch((4, 6, 6, 2))
-    folded = fold_model(model)
+    folded = fold_model(model).model
     assert [type(each) for each in folded.layers].count(BatchNorm) == 1
     assert folded.layers[-2] is model.layers[-2] and folded.layers[-1] is model.layers[-1]
     np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-4)
@@ -121,7 +156,7 @@ def test_a_norm_after_something_else_is_kept_as_it_is(batch):
     "layer, after, message",
     [
         (lambda: keras.layers.ReLU(), norm, "layer must be one of Dense, Conv1D, Conv2D, Conv3D"),
-        (lambda: keras.layers.DepthwiseConv2D(2), norm, "layer must be one of Dense, Conv1D"),
+        (lambda: keras.layers.UnitNormalization(), norm, "layer must be one of Dense, Conv1D"),
         (lambda: built("Dense", activation="relu")[0], norm, "layer must have no activation"),
         (lambda: built("Dense")[0], keras.layers.LayerNormalization, "norm must be a batch-norm"),
         (lambda: keras.layers.Dense(3), norm, "layer and norm must be built"),
@@ -131,8 +166,15 @@ def test_a_norm_after_something_else_is_kept_as_it_is(batch):
             lambda: with_state(BatchNorm(), 4),
             "norm must have the layer's 3 channels; received 4",
         ),
+        (
+            lambda: built("Dense", dtype="mixed_bfloat16")[0],
+            norm,
+            "layer and norm must compute in the same type; received bfloat16 and float32",
+        ),
+        (lambda: with_lora(built("Dense")[0]), norm, "layer must have its kernel and its bias"),
     ],
-    ids=["ReLU", "depthwise", "activation", "no norm", "layer unbuilt", "norm unbuilt", "channels"],
+    ids=["ReLU", "another norm", "activation", "no norm", "layer unbuilt", "norm unbuilt",
+         "channels", "types", "LoRA"],
 )  # fmt: skip
 def test_what_cannot_be_folded_is_refused_by_name(layer, after, message):
     with pytest.raises(ValueError, match=message):
@@ -164,15 +206,178 @@ def test_a_norm_that_is_no_fixed_line_is_refused_by_its_type(name):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: keras.layers.Dense(3), "model must be a built keras.Sequential; received"),
-        (lambda: keras.Sequential([keras.layers.Dense(3)]), "model must be a built keras.Sequen"),
+        (lambda: keras.layers.Dense(3), "model must be a functional or Sequential keras.Mo"),
+        (lambda: keras.Sequential([keras.layers.Dense(3)]), "model must be .* and built"),
+        (lambda: Subclass(), "a subclass with its own call shows no graph"),
         (
             lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]),
-            "model must have a norm right after a layer it can be folded into",
+            "model must have a norm right after a layer it can be folded into$",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((3,)), norm(name="first")]),
+            r"it can be folded into\nfirst: \w+ is no layer that .* \(InputLayer\)",
         ),
     ],
-    ids=["a layer", "not built", "no norm"],
+    ids=["a layer", "not built", "a subclass", "no norm", "no pair"],
 )
 def test_a_model_that_cannot_be_folded_is_refused_by_name(make, message):
     with pytest.raises(ValueError, match=message):
         fold_model(make())
+
+
+class Subclass(keras.Model):
+    """A dense layer and a norm, called by code."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.norm = dense(), norm(name="held")
+
+    def call(self, x):
+        return self.norm(self.dense(x))
+
+
+def dense(name=None, **options):
+    layer = keras.layers.Dense(3, name=name, **options)
+    layer.build((None, 3))
+    return random_weights(layer)
+
+
+def pair(x, name, **options):
+    return norm(name=name)(dense(**options)(x))
+
+
+def two_branches(x):
+    shared = dense("shared")(x)
+    return keras.layers.Add()([norm(name="stays")(shared), shared])
+
+
+def also_an_output(x):
+    inner = dense("shown")(x)
+    return [norm(name="stays")(inner), inner]
+
+
+def norm_called_twice(x):
+    twice = norm(name="stays")
+    return twice(dense()(twice(dense()(x))))
+
+
+def layer_called_twice(x):
+    twice = dense("twice")
+    return twice(norm(name="stays")(twice(x)))
+
+
+def masked(x):
+    return norm(name="stays")(dense()(keras.layers.Masking()(x)))
+
+
+# What is kept, and why; every model begins with a pair that is folded.
+KEPT = {
+    "two branches": (two_branches, "the output of shared before it is used elsewhere too"),
+    "also an output": (also_an_output, "the output of shown before it is used elsewhere too"),
+    "norm called twice": (norm_called_twice, "it is called 2 times"),
+    "layer called twice": (layer_called_twice, "twice before it is called 2 times"),
+    "a mask": (masked, "it is called with a mask"),
+    "activation": (
+        lambda x: pair(x, "stays", activation="relu"),
+        "layer must have no activation before the norm; received 'relu'",
+    ),
+    "padding": (
+        lambda x: norm(name="stays")(keras.layers.ZeroPadding1D(name="pad")(dense()(x))),
+        "pad is no layer that a norm is folded into (ZeroPadding1D)",
+    ),
+    "by the batch": (
+        lambda x: norm(name="stays")(dense()(x), training=True),
+        "it is called with training=True, and may normalize by the batch at inference",
+    ),
+    "no line": (
+        lambda x: norm(UntrackedBatchNorm, name="stays")(dense()(x)),
+        "norm must be a fixed line at inference; UntrackedBatchNorm is none",
+    ),
+    "wrapped": (
+        lambda x: keras.layers.TimeDistributed(norm(name="stays"), name="each")(dense()(x)),
+        "no graph shows its call: it is in a layer, or in a subclassed model",
+    ),
+    "subclass": (
+        lambda x: Subclass()(x),
+        "no graph shows its call: it is in a layer, or in a subclassed model",
+    ),
+}  # fmt: skip
+
+
+def functional(body, shape=(5, 3)):
+    x = keras.Input(shape)
+    return keras.Model(x, body(x))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_norm_that_cannot_be_folded_is_kept_and_the_reason_given(batch, name):
+    body, reason = KEPT[name]
+
+    model = functional(lambda x: keras.tree.flatten(body(pair(x, "folds"))))
+    x = batch((4, 5, 3))
+    before = [np.array(each) for each in keras.tree.flatten(model(x))]
+    result = fold_model(model)
+    assert result.folded == ["folds"]
+    assert list(result.kept.values()) == [reason]
+    assert [path.rpartition("/")[2] for path in result.kept] in (["stays"], ["held"])
+    for outputs in (model(x), result.model(x)):
+        for actual, wanted in zip(keras.tree.flatten(outputs), before, strict=True):
+            np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)
+    assert fold_model(model)[1:] == result[1:], "the model is as it was"
+
+
+def test_what_a_norm_comes_from_stays_where_the_folded_model_shares_it(batch):
+    model, x = functional(lambda x: norm(name="stays")(pair(x, "folds"))), batch((4, 5, 3))
+    before = [found.sources for found in norms.find(model)]
+    result = fold_model(model)
+    assert result.folded == ["folds"] and list(result.kept) == ["stays"]
+    assert norms.find(result.model)[0].layer is norms.find(model)[1].layer
+    assert [found.sources for found in norms.find(model)] == before
+    assert [each.name for each in norms.find(result.model)[0].sources] == [before[0][0].name]
+    np.testing.assert_allclose(result.model(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def nested_in_functional(x):
+    inner = keras.Sequential([keras.Input((5, 3)), dense(), norm(name="a")], name="inner")
+    return pair(functional(lambda y: inner(pair(y, "b")))(x), "c")
+
+
+def called_twice(x):
+    """Each call within it happens once, however often it is called."""
+    inner = keras.Sequential([keras.Input((5, 3)), dense(), norm(name="a")], name="inner")
+    return keras.layers.Add()([inner(x), inner(pair(x, "b"))])
+
+
+@pytest.mark.parametrize(
+    "make, paths",
+    [
+        (lambda: functional(nested_in_functional), {"a", "b", "c"}),
+        (lambda: functional(called_twice), {"a", "b"}),
+        (
+            lambda: keras.Sequential(
+                [keras.Input((5, 3)), functional(nested_in_functional), dense(), norm(name="d")]
+            ),
+            {"a", "b", "c", "d"},
+        ),
+    ],
+    ids=["functional", "called twice", "Sequential"],
+)
+def test_norms_of_nested_models_are_folded(batch, make, paths):
+    model, x = make(), batch((4, 5, 3))
+    wanted, result = np.array(model(x)), fold_model(model)
+    assert {path.rpartition("/")[2] for path in result.folded} == paths
+    assert len(result.folded) == len(paths) and not result.kept
+    assert norms.find(result.model) == [] and len(norms.find(model)) == len(paths)
+    np.testing.assert_allclose(result.model(x), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+    np.testing.assert_array_equal(model(x), wanted)
+
+
+def test_names_of_inputs_and_the_form_of_outputs_stay(batch):
+    x, other = keras.Input((3,), name="x"), keras.Input((3,), name="other")
+    outputs = {"y": pair(x, "a"), "sum": keras.layers.Add()([pair(other, "b"), x])}
+    model = keras.Model({"x": x, "other": other}, outputs, name="net")
+    folded = fold_model(model).model
+    given = {"x": batch((4, 3)), "other": batch((4, 3), 1)}
+    assert folded.name == "net"
+    for name, wanted in model(given).items():
+        np.testing.assert_allclose(folded(given)[name], wanted, rtol=1e-4, atol=1e-4)

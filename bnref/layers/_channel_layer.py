@@ -10,6 +10,7 @@ from numbers import Integral
 import keras
 
 from bnref._checks import stored_variance
+from bnref.layers._stored import of_another_kind
 
 # Arguments that may be the name of a Keras object, and the module that makes an object of it.
 _OBJECTS = {
@@ -88,11 +89,23 @@ class ChannelLayer(keras.layers.Layer):
         super().set_weights(weights)
 
     def load_own_variables(self, store):
-        """Load all variables from a file, if their shapes and the variance are possible."""
+        """Load all variables from a file, if their shapes and the variance are possible.
+
+        The file may be that of another kind of batch norm, such as Keras's, in whose place this one
+        came. What only this kind counts stays as it is then.
+        """
         variables = self._trainable_variables + self._non_trainable_variables
-        if len(store) == len(variables):
-            self._check(variables, [store[str(i)] for i in range(len(variables))])
-        super().load_own_variables(store)
+        stored = store if len(store) else of_another_kind(store, self.name)
+        shared = [self.gamma, self.beta, self.moving_mean, self.moving_variance]
+        if len(stored) < len(variables):
+            variables = [each for each in variables if any(each is one for one in shared)]
+        if len(stored) != len(variables):
+            super().load_own_variables(store)  # which says how many there should be
+            return
+        values = [stored[str(i)] for i in range(len(variables))]
+        self._check(variables, values)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
 
     def _check(self, variables, values):
         for variable, value in zip(variables, values, strict=True):

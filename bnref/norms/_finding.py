@@ -5,6 +5,7 @@ from typing import Any
 
 from bnref.norms._libraries import of
 from bnref.norms._norm import Norm
+from bnref.norms._rebuilding import calls_in_graphs
 
 
 def find(model: Any) -> list[Norm]:
@@ -36,11 +37,12 @@ def find(model: Any) -> list[Norm]:
     """
     if not hasattr(model, "_flatten_layers"):
         raise ValueError(f"model must be a Keras model or layer; received {type(model).__name__}")
+    calls = calls_in_graphs(model)
     found = []
     for path, layer in walk(model):
         view = of(layer)
         if view is not None:
-            found.append(view(layer, path, sources(layer)))
+            found.append(view(layer, path, sources(layer, calls.get(id(layer)))))
     return found
 
 
@@ -60,10 +62,14 @@ def walk(model: Any) -> Iterator[tuple[str, Any]]:
     yield from below(model, "")
 
 
-def sources(layer: Any) -> tuple:
-    """The layers that a layer's inputs come from, in all of its calls, each once."""
+def sources(layer: Any, calls: list | None = None) -> tuple:
+    """The layers that a layer's inputs come from, in all of its calls, each once.
+
+    ``calls`` are those of one model, which may share the layer with another; all unless given.
+    """
     found = []
-    for node in getattr(layer, "_inbound_nodes", ()):
+    nodes = getattr(layer, "_inbound_nodes", []) if calls is None else calls
+    for node in nodes:
         if hasattr(node, "inbound_layers"):  # tf_keras: a layer, or a list where there are several
             inbound = node.inbound_layers
             found += inbound if isinstance(inbound, list) else [inbound]

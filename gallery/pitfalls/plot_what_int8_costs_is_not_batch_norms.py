@@ -74,8 +74,9 @@ def answers(interpreter, images):
 # Export the model in inference mode, and let the converter do the rest. With a norm that it cannot
 # take up, in front of a convolution or behind an activation, fold by hand where that is possible::
 #
-#     converter = tf.lite.TFLiteConverter.from_keras_model(model)          # the norm is taken up
-#     converter = tf.lite.TFLiteConverter.from_keras_model(fold_model(model))    # folded by hand
+#     converter = tf.lite.TFLiteConverter.from_keras_model(model)       # the norm is taken up
+#     folded = bnref.folding.fold_model(model).model                    # folded by hand
+#     converter = tf.lite.TFLiteConverter.from_keras_model(folded)
 #
 # Why
 # ---
@@ -128,7 +129,7 @@ trained_models = {
 normalized = trained_models["batch norm", 0]
 trained_models["Keras's batch norm", 0] = network(keras.layers.BatchNormalization)
 trained_models["Keras's batch norm", 0].set_weights(normalized.get_weights())
-trained_models["folded by hand", 0] = folding.fold_model(normalized)
+trained_models["folded by hand", 0] = folding.fold_model(normalized).model
 exact, rounded = {}, {}
 for arm, model in trained_models.items():
     exact[arm], rounded[arm] = tried(model)

@@ -30,7 +30,8 @@ from bnref_gallery import datasets, models, scale, timing
 #           b' = \beta + (b - \mu_P) \frac{\gamma}{\sqrt{\sigma_P^2 + \varepsilon}}
 #
 # (Jacob et al. 2018, arXiv 1712.05877, section 3.2). :func:`bnref.folding.fold` does it for one
-# layer, :func:`bnref.folding.fold_model` for a Sequential model.
+# layer, :func:`bnref.folding.fold_model` for a functional or Sequential
+# model.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
 NORM = partial(bnref.BatchNorm, momentum=0.9)
@@ -46,7 +47,7 @@ def trained(seed):
     model = models.three_convolutions(NORM, image_shape=(28, 28, 1), filters=(8, 16, 32))
 
     def measure(run):
-        plain, folded = (f(data.x_test).numpy() for f in (model, folding.fold_model(model)))
+        plain, folded = (f(data.x_test).numpy() for f in (model, folding.fold_model(model).model))
         error = np.abs(folded - plain).max() / np.abs(plain).max()
         return {"accuracy": accuracy(plain), "folded": accuracy(folded), "error": error}
 
@@ -83,7 +84,7 @@ outputs, weights, found = model(data.x_test).numpy(), model.get_weights(), {}
 for name, change in FAULTS.items():
     for norm in norms:
         change(norm)
-    y = folding.fold_model(model)(data.x_test).numpy()
+    y = folding.fold_model(model).model(data.x_test).numpy()
     model.set_weights(weights)
     for norm in norms:
         norm.epsilon = 1e-3
@@ -104,7 +105,7 @@ except ValueError as error:
 # -------------
 # Times are shown and not asserted; they belong to the machine at the foot.
 
-new, x = folding.fold_model(model), tf.constant(data.x_test[:256])
+new, x = folding.fold_model(model).model, tf.constant(data.x_test[:256])
 calls = {"with batch norm": tf.function(model), "folded": tf.function(new)}
 seconds = timing.interleaved_medians(calls, x, rounds=21)
 for name, each in zip(calls, (model, new), strict=True):
