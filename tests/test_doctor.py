@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ROOT, assert_same_values, strategy_of, values
+from helpers import ROOT, assert_same_values, result_in_new_process, strategy_of, values
 
 import bnref
-from bnref import doctor
+from bnref import devices, doctor
 from bnref.doctor import __main__ as program
 from bnref_gallery.sick_models import _networks, _used
 
@@ -65,6 +65,11 @@ def test_the_model_comes_back_to_the_bit_with_its_optimizer_metrics_and_random_s
 
 
 def test_the_replicas_own_populations_come_back_too():
+    result_in_new_process(look_at_two_replicas)
+
+
+def look_at_two_replicas():
+    devices.configure(cpus=2)
     strategy = strategy_of(2)
     with strategy.scope():
         model = _networks.dense()
@@ -209,6 +214,18 @@ def test_bad_input_is_refused_by_name(change, message):
     model, data, *validation = change(small(), *CLASSES())
     with pytest.raises(ValueError, match=message):
         doctor.examine(model, data, *validation)
+
+
+def test_one_cause_alone_can_be_asked_for():
+    x, y = CLASSES()
+    model = small()
+    sorted_data = x[np.argsort(y)], np.sort(y)
+    report = doctor.examine(model, sorted_data, only=["batches_not_shuffled"])
+    assert causes(report) == ["batches_not_shuffled"]
+    report = doctor.examine(model, sorted_data, only=["few_steps", "dropout_before"])
+    assert report.looked_at == ["few_steps", "dropout_before"]
+    with pytest.raises(ValueError, match="only must hold names of CHECKS; received 'few'"):
+        doctor.examine(model, x, only=["few"])
 
 
 @pytest.mark.parametrize("batch_size", [0, 2.5, True])

@@ -1,10 +1,12 @@
 """Tests of the doctor's checks: a planted fault is named first, and its healthy twin is clean."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import result_in_new_process, strategy_of
 
-from bnref import doctor
+from bnref import devices, doctor
 from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._whose_size import empty_replicas
 from bnref_gallery.sick_models import FAULTS
@@ -15,18 +17,32 @@ pytestmark = pytest.mark.slow
 OTHER_NAMES = {"always_the_batchs": "training_at_inference"}
 
 
+# They need two devices of a process in which TensorFlow has not started.
+ON_REPLICAS = ["replicas_differ", "empty_replica", "mask_unsynchronizes"]
+
+
 @pytest.mark.filterwarnings("ignore:layer .*mask is passed on")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_named_first_and_its_twin_is_clean(fault):
-    for arguments, expected in zip(
-        FAULTS[fault](), ([OTHER_NAMES.get(fault, fault)], []), strict=True
-    ):
-        model, data, validation, size = (*arguments, None, 32)[:4]
-        size = arguments[3] if len(arguments) > 3 else size
-        report = doctor.examine(model, data, validation, batch_size=size)
-        assert [each.cause for each in report.findings][: len(expected) or None] == expected
-        for each in report.findings[:1]:
+    found = result_in_new_process(causes, fault) if fault in ON_REPLICAS else causes(fault)
+    sick, healthy = found
+    assert sick[0] == OTHER_NAMES.get(fault, fault)
+    assert healthy == []
+
+
+def causes(fault):
+    """What is found in the sick model, and in its twin."""
+    if fault in ON_REPLICAS:
+        devices.configure(cpus=2)
+        keras.utils.set_random_seed(0)
+    found = []
+    for model, data, *more in FAULTS[fault]():
+        options = {"batch_size": more[1]} if len(more) > 1 else {}
+        report = doctor.examine(model, data, *more[:1], **options)
+        found.append([each.cause for each in report.findings])
+        for each in report.findings:
             assert each.layers and any(sign.isdigit() for sign in each.evidence)
+    return found
 
 
 @pytest.mark.parametrize("draw", ["normal", "standard_cauchy", "exponential"])
@@ -55,14 +71,19 @@ def test_alikeness_is_the_ratio_of_the_analysis_of_variance():
 def test_empty_replicas_are_those_of_tensorflows_own_shares(size, replicas, empty):
     """⌈10/8⌉ = 2 for each: 2, 2, 2, 2, 2, 0, 0, 0."""
     assert empty_replicas(size, replicas) == empty
-    if replicas <= 2:
-        from helpers import strategy_of
 
-        strategy = strategy_of(replicas)
-        data = tf.data.Dataset.range(size).batch(size)
-        for part in strategy.experimental_distribute_dataset(data):
-            shares = strategy.experimental_local_results(part)
-            assert sum(int(each.shape[0]) == 0 for each in shares) == empty
+
+def test_two_replicas_share_a_batch_as_is_said():
+    assert result_in_new_process(shares, 5) == [3, 2]
+    assert result_in_new_process(shares, 1) == [1, 0]
+
+
+def shares(size):
+    devices.configure(cpus=2)
+    strategy = strategy_of(2)
+    data = tf.data.Dataset.range(size).batch(size)
+    parts = next(iter(strategy.experimental_distribute_dataset(data)))
+    return [int(each.shape[0]) for each in strategy.experimental_local_results(parts)]
 
 
 def test_the_effective_number_counts_alike_positions_once():

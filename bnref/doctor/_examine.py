@@ -21,6 +21,7 @@ def examine(
     *,
     batch_size: int = 32,
     loss: Callable | str | None = None,
+    only: Iterable[str] | None = None,
 ) -> "Report":
     """Find out what is wrong with the batch norm of a model, and how to mend it.
 
@@ -42,6 +43,9 @@ def examine(
     loss : callable or str, optional
         ``loss(y, outputs)``, or the name of one of Keras's. Unless given that of
         ``model.compile``, else cross entropy or the squared error, whichever fits the targets.
+    only : collection of str, optional
+        Names of `CHECKS`: these causes alone are looked for, which takes the time of their own
+        passes. All unless given.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def examine(
     ------
     ValueError
         No model, not built, without batch norm; data that are empty, not finite or do not fit the
-        model. The message names the argument.
+        model; an unknown name in `only`. The message names the argument.
 
     Notes
     -----
@@ -69,6 +73,9 @@ def examine(
     ['never_updated']
     """
     whole_number("batch_size", batch_size)
+    names = list(CHECKS if only is None else only)
+    if unknown := [each for each in names if each not in CHECKS]:
+        raise ValueError(f"only must hold names of CHECKS; received {unknown[0]!r}")
     _check_model(model)
     batches = read(model, "data", data, batch_size)
     others = None if validation is None else read(model, "validation", validation, batch_size)
@@ -78,10 +85,10 @@ def examine(
         if not case.norms:
             raise ValueError("model must have a batch norm; found none")
         _check_fit(case)
-        return _asked(case)
+        return _asked(case, names)
 
 
-def _asked(case, names: Iterable[str] = CHECKS) -> "Report":
+def _asked(case, names: list[str]) -> "Report":
     """Ask every check that no finding explains."""
     findings: list[Finding] = []
     undecided, looked_at = {}, []

@@ -1,7 +1,7 @@
 """The symptom finder: each page says what its reader sees, and one page lists the causes.
 
 A page has ``.. symptom:: <name>`` with a cause, a check, how likely the cause is, and which of the
-three questions it answers wrongly. ``.. causes:: <name>`` becomes the table of all entries of that
+three questions it answers wrongly; ``:doctor: <name>`` says which of `bnref.doctor.CHECKS` finds it. ``.. causes:: <name>`` becomes the table of all entries of that
 name, the likeliest first; ``.. likely-causes::`` a table of the first of each; and
 ``.. finder-controls::`` the list of names. A name without ``causes``, and ``causes`` without an
 entry, are warnings, and so errors.
@@ -19,6 +19,8 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
+
+from bnref.doctor import CHECKS
 
 logger = logging.getLogger(__name__)
 LIKELIHOODS = ("usual", "often", "sometimes", "seldom")
@@ -80,15 +82,21 @@ class Symptom(SphinxDirective):
         "check": directives.unchanged_required,
         "likelihood": lambda text: directives.choice(text, LIKELIHOODS),
         "question": lambda text: directives.choice(text, tuple(QUESTIONS)),
+        "doctor": lambda text: directives.choice(text, tuple(CHECKS)),
     }  # docutils wants it so
+    optional = ("doctor",)
 
     def run(self):
         """Refuse an entry that lacks a part; show one line."""
-        if missing := [name for name in self.option_spec if name not in self.options]:
+        needed = [name for name in self.option_spec if name not in self.optional]
+        if missing := [name for name in needed if name not in self.options]:
             raise self.error(f"symptom lacks {', '.join(missing)}")
         name = " ".join(self.arguments[0].split())
         cause, check = (self.paragraph(self.options[part]) for part in ("cause", "check"))
-        entry = {**self.options, "name": name, "cause": cause, "check": check}
+        checks = [check]
+        if doctor := self.options.get("doctor"):
+            checks.append(self.paragraph(f"``examine(model, data, only=['{doctor}'])``"))
+        entry = {**self.options, "name": name, "cause": cause, "checks": checks}
         domain = self.env.get_domain("symptom")
         domain.data["entries"].setdefault(self.env.docname, []).append(entry)
         line = nodes.paragraph("", "", nodes.strong(text="You see: "), link_to_section(name, name))
@@ -149,7 +157,8 @@ class Fill(SphinxPostTransform):
             if question := QUESTIONS[entry["question"]]:
                 likely += nodes.Text(f"; question {question}")
             link = nodes.paragraph("", "", link_to(self.env, page))
-            yield row([entry["cause"].deepcopy(), likely], [entry["check"].deepcopy()], [link])
+            checks = [check.deepcopy() for check in entry["checks"]]
+            yield row([entry["cause"].deepcopy(), likely], checks, [link])
 
     def likely(self, place):
         """One row a symptom."""
