@@ -60,7 +60,7 @@ _WELL = [
     _healthy.nested_and_frozen,
     _healthy.subclass_with_a_skip,
     _healthy.convolutions,
-    _healthy.augmented,
+    _healthy.scaled_images,
     _healthy.sequences,
     _healthy.mobilenet,
     _healthy.resnet50,

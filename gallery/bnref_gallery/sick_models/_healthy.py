@@ -77,11 +77,10 @@ def convolutions():
     return fitted(convolutional(norm=bnref.BatchNorm), *data, epochs=4), data
 
 
-def augmented():
-    """Random shifts of the images in front, said to be training and not to be."""
-    data = images()
-    first = [layers.RandomTranslation(0.05, 0.05)]
-    return fitted(convolutional(first), *data, epochs=4), data
+def scaled_images():
+    """Images that a layer of the model scales."""
+    x, y = images()
+    return fitted(convolutional([layers.Rescaling(1 / 50)]), 50 * x, y, epochs=4), (50 * x, y)
 
 
 def sequences():
