@@ -181,11 +181,13 @@ MAY_IMPORT = {
     "doctor._losses": set(),
     "doctor._passes": {
         "doctor._batches",
+        "doctor._seen",
         "norms",
         "norms._calling",
         "population._estimators",
     },
     "doctor._report": {"doctor._html", "doctor.checks._check"},
+    "doctor._seen": {"norms"},
     "doctor._structure": {"norms", "norms._finding"},
     "doctor._watch": {"doctor._batches", "doctor._examine", "doctor._report"},
     "doctor.checks._check": set(),
