@@ -2,7 +2,7 @@
 
 ``python gallery/results/run_doctor.py``: every model of ``bnref_gallery.sick_models``: the sick
 ones, their healthy twins, and ten healthy models, three of them published ones that are trained on
-CIFAR-10 for 32 steps. For each the causes that `bnref.doctor.examine` names, in its order; the
+CIFAR-10 for 16 steps. For each the causes that `bnref.doctor.examine` names, in its order; the
 first and the first three are to hold the planted one, and a healthy model is to have none. Stopped
 and started again, it goes on where it was. About ten minutes on two cores.
 """

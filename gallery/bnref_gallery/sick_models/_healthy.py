@@ -96,7 +96,7 @@ def sequences():
 
 def _published(name, size=32):
     """One of keras.applications, trained for some steps and then given its exact statistics."""
-    data = datasets.load("cifar10").take(train=1024, test=256)
+    data = datasets.load("cifar10").take(train=512, test=256)
     x = np.asarray(tf.image.resize(data.x_train, (size, size)))
     model = getattr(keras.applications, name)(
         weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None
@@ -106,7 +106,7 @@ def _published(name, size=32):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     fitted(model, x, data.y_train, epochs=1)
-    bnref.population.recompute(model, np.split(x, 32))
+    bnref.population.recompute(model, np.split(x, 16))
     return model, (x, data.y_train)
 
 
