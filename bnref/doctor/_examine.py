@@ -10,7 +10,7 @@ from bnref._checks import whole_number
 from bnref.doctor._batches import read
 from bnref.doctor._case import Case
 from bnref.doctor._keeping import kept
-from bnref.doctor._report import Finding, Report, row_of
+from bnref.doctor._report import Finding, Report, losses_of, row_of
 from bnref.doctor.checks import CHECKS, Found, Undecided
 
 
@@ -107,7 +107,10 @@ def _asked(case, names: list[str]) -> "Report":
         else:
             looked_at.append(name)
     rows = [row_of(case, norm) for norm in case.norms]
-    return Report(findings, looked_at, undecided, rows, len(case.batches), case.batches[0].size)
+    first = case.batches[0].size
+    return Report(
+        findings, looked_at, undecided, rows, losses_of(case), len(case.batches), first
+    )  # fmt: skip
 
 
 def _check_model(model):

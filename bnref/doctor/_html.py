@@ -9,12 +9,12 @@ from bnref.doctor.checks._check import QUESTIONS
 
 STYLE = """
 .bnref-doctor { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff;
-  max-width: 60rem; padding: 1rem; }
+  max-width: 60rem; padding: 1rem; overflow-wrap: anywhere; }
 .bnref-doctor table { border-collapse: collapse; width: 100%; }
 .bnref-doctor th, .bnref-doctor td { text-align: left; padding: .3rem .6rem; vertical-align: top;
   border-bottom: 1px solid #ccc; }
 .bnref-doctor pre { background: #f3f3f3; padding: .6rem; overflow-x: auto; }
-.bnref-doctor .wide { overflow-x: auto; }
+.bnref-doctor .wide { overflow-x: auto; overflow-wrap: normal; }
 @media (prefers-color-scheme: dark) {
   .bnref-doctor { color: #e6e6e6; background: #1c1c1c; }
   .bnref-doctor pre { background: #2a2a2a; }
@@ -28,6 +28,7 @@ def page(report: Any) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
         f"<title>Batch norm examined</title></head>\n<body>{fragment(report)}</body></html>\n"
     )
 
@@ -37,6 +38,7 @@ def fragment(report: Any) -> str:
     parts = [f"<style>{STYLE}</style>", '<div class="bnref-doctor">']
     parts.append(f"<h2>{escape(report._headline())}</h2>")
     parts += [_finding(number, each) for number, each in enumerate(report.findings, start=1)]
+    parts.append(_modes(report.losses))
     parts.append(_figures(report))
     names = ", ".join(report.looked_at)
     parts.append(f"<p>Looked for and not there: {escape(names)}.</p>")
@@ -60,6 +62,19 @@ def _finding(number, finding):
     )
 
 
+def _modes(losses):
+    """The same batches and weights, normalized in three ways: a bar for the loss of each."""
+    if not losses:
+        return ""
+    largest = max((each for each in losses.values() if np.isfinite(each)), default=0) or 1
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{_bar(each / largest, alarm=2)} {_number(each)}</td></tr>"
+        for name, each in losses.items()
+    )
+    head = "<tr><th>Same batches, same weights</th><th>Loss</th></tr>"
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+
 def _figures(report):
     """Each norm with two bars: how far its population is from the batches'."""
     rows = []
@@ -78,10 +93,10 @@ def _figures(report):
     return f'<div class="wide">{table}</div>'
 
 
-def _bar(share):
-    """A bar of up to 100 pixels; it is full where the population serves no more."""
+def _bar(share, alarm=0.25):
+    """A bar of up to 100 pixels, of another colour where the share is above ``alarm``."""
     width = 100 * min(1.0, share) if np.isfinite(share) else 0
-    colour = "#b3261e" if share > 0.25 else "#3b6ea8"
+    colour = "#b3261e" if share > alarm else "#3b6ea8"
     return (
         '<svg width="102" height="10" role="presentation">'
         f'<rect width="{width:.1f}" height="10" fill="{colour}"/>'
@@ -90,4 +105,4 @@ def _bar(share):
 
 
 def _number(value):
-    return f"{value:.2g}" if np.isfinite(value) else "not called"
+    return f"{value:.3g}" if np.isfinite(value) else "not known"

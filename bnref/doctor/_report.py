@@ -74,6 +74,9 @@ class Report:
         Causes that could be neither found nor excluded, with the reason.
     norms : list of Row
         Every norm of the model, with what was measured.
+    losses : dict of float
+        Of the same batches and weights, normalized in three ways, where there are targets: by the
+        batch, by the stored population, by the statistics of these batches.
     batches, batch_size : int
         How much was passed through the model.
     """
@@ -82,6 +85,7 @@ class Report:
     looked_at: list[str]
     undecided: dict[str, str]
     norms: list[Row]
+    losses: dict[str, float]
     batches: int
     batch_size: int
 
@@ -102,6 +106,9 @@ class Report:
         if not self.findings:
             looked = f"Looked for and not there: {', '.join(self.looked_at)}."
             lines += ["", *_paragraph("", looked, width)]
+        if self.losses:
+            losses = ", ".join(f"{each:.3g} {name}" for name, each in self.losses.items())
+            lines += ["", *_paragraph("", f"Loss of the same batches: {losses}.", width)]
         for name, reason in self.undecided.items():
             lines += _paragraph("", f"Undecided: {name}, because {reason}.", width)
         return "\n".join(lines)
@@ -150,6 +157,21 @@ def row_of(case: Any, norm: Any) -> Row:
         shift = float(np.median(np.abs(stored[0] - mean) / np.sqrt(variance + 1e-12)))
         ratio = float(np.median((stored[1] + 1e-12) / (variance + 1e-12)))
     return Row(norm.path, norm.library, norm.whose, norm.remembered, norm.used, shift, ratio)
+
+
+def losses_of(case: Any) -> dict[str, float]:
+    """The losses of the three passes, of those that were made."""
+    names = {
+        "training": "in training mode",
+        "inference": "at inference",
+        "refreshed": "by these batches' statistics",
+    }
+    made = {name: vars(case).get(name) for name in names}
+    return {
+        names[name]: each.loss
+        for name, each in made.items()
+        if each is not None and each.loss is not None
+    }
 
 
 def _named(layers):

@@ -34,10 +34,10 @@ def convert(
         dicts. In a new model too, norms are replaced in ``TimeDistributed`` and in layers of your
         own, in copies of these. A norm that is used in several places is replaced by one.
     to : class or function
-        Such as `bnref.SyncBatchNorm` or ``keras.layers.BatchNormalization``; or a function that
-        makes the new layer of a `Norm`. Such a layer chooses its name and its arguments itself.
+        Such as `bnref.layers.SyncBatchNorm` or ``keras.layers.BatchNormalization``; or a function
+        that makes the new layer of a `Norm`. Such a layer chooses its name and its arguments itself.
         ``keras.layers.GroupNormalization`` takes over γ and β, and the population is lost. What a
-        kind counts, such as the steps of `bnref.BatchRenorm`, starts at 0.
+        kind counts, such as the steps of `bnref.layers.BatchRenorm`, starts at 0.
     only : collection of str, optional
         The paths of the norms to replace, as `find` names them; all of them otherwise.
     **options
@@ -54,8 +54,8 @@ def convert(
         `model` has no norm; `only` names none of its; something cannot be replaced. All that
         cannot is named in one error, before anything is changed: a norm that is not built, or of
         tf_keras or another library; one whose channels are not the last axis, for bnref's layers;
-        a kind with statistics of another shape, such as `bnref.DomainBatchNorm`; a layer that
-        would be copied and whose ``get_config`` does not tell how; a functional or Sequential
+        a kind with statistics of another shape, such as `bnref.layers.DomainBatchNorm`; a layer
+        that would be copied and whose ``get_config`` does not tell how; a functional or Sequential
         model whose class has a ``call`` of its own.
 
     Notes
