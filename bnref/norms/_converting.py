@@ -35,7 +35,7 @@ def convert(
         own, in copies of these. A norm that is used in several places is replaced by one.
     to : class or function
         Such as `bnref.layers.SyncBatchNorm` or ``keras.layers.BatchNormalization``; or a function
-        that makes the new layer of a `Norm`. Such a layer chooses its name and its arguments itself.
+        that makes the new layer of a `Norm`, which chooses its name and arguments itself.
         ``keras.layers.GroupNormalization`` takes over γ and β, and the population is lost. What a
         kind counts, such as the steps of `bnref.layers.BatchRenorm`, starts at 0.
     only : collection of str, optional
