@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 import keras
@@ -47,7 +48,10 @@ def _model(path):
     if not path.exists():
         raise ValueError(f"model must be a file; there is no {path}")
     try:
-        return keras.saving.load_model(path)
+        with warnings.catch_warnings():
+            # Of an optimizer that has not made a step: nothing here depends on it.
+            warnings.simplefilter("ignore")
+            return keras.saving.load_model(path)
     except (OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

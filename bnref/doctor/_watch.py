@@ -6,16 +6,20 @@ from typing import Any
 
 import keras
 
+from bnref.doctor._batches import KEPT
 from bnref.doctor._examine import examine
 from bnref.doctor._report import Finding, Report
+
+STEPS_OF_A_LOOK = 4 * KEPT  # what the first look is expected to cost, in training steps
 
 
 class Watch(keras.callbacks.Callback):
     """A Keras callback that examines the model between the epochs of ``fit``.
 
     It costs less than ``share`` of the time of training: it waits for as many epochs as pay for one
-    look. A cause is said as a warning when two looks in a row have found it, and once only; after
-    the last epoch one look is enough.
+    look; the first is taken to cost what 4 training steps of each of 16 batches do. A cause is said
+    as a warning when two looks in a row have found it, and once only; after the last epoch one look
+    is enough, and is not counted.
 
     Parameters
     ----------
@@ -53,15 +57,21 @@ class Watch(keras.callbacks.Callback):
         self.report: Report | None = None
         self._suspected: set[str] = set()
         self._spent = self._cost = 0.0
+        self._steps = 0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Start the clock."""
         self._began = time.monotonic()
 
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Count the steps."""
+        self._steps += 1
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Look, if what training has taken so far pays for it."""
         elapsed = time.monotonic() - self._began - self._spent
-        if self._spent + self._cost <= self.share * elapsed and elapsed > 0:
+        expected = self._cost or elapsed / max(1, self._steps) * STEPS_OF_A_LOOK
+        if self._spent + expected <= self.share * elapsed:
             self._look(sure=False)
 
     def on_train_end(self, logs: dict | None = None) -> None:

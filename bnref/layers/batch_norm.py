@@ -98,6 +98,10 @@ class BatchNorm(ChannelLayer):
     # What a call may be given besides its inputs, for question 1: names such as "domain".
     extra_inputs: tuple[str, ...] = ()
 
+    # For `bnref.norms`: does training average over the replicas, does it move the population, and
+    # is inference one line a channel, the same for every example?
+    _synchronized, _updates, _fixed = False, True, True
+
     def batch_moments(self, x: tf.Tensor) -> functional.Moments:
         """Whose statistics? All examples of this replica's batch."""
         return functional.moments(x)

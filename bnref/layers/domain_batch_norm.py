@@ -51,6 +51,8 @@ class DomainBatchNorm(BatchNorm):
     Both pass one domain at a time; here a batch may hold several, with the same result.
     """
 
+    _fixed = False
+
     extra_inputs = ("domain",)
 
     def __init__(self, *, domains: int, **kwargs):

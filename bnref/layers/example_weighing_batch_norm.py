@@ -44,6 +44,8 @@ class ExampleWeighingBatchNorm(BatchNorm):
     α v + (1 − α) σ_P² + α(1 − α)(x̄ − μ_P)², which is the same without the cancellation.
     """
 
+    _fixed = False
+
     not_with = {
         "DomainBatchNorm": "an example's own moments would need its domain's population",
         "MaskedBatchNorm": "an example's own moments would count the steps that are masked",

@@ -27,6 +27,8 @@ class FrozenBatchNorm(BatchNorm):
     with ``trainable = False`` is that. Wu & Johnson 2021, arXiv 2105.07576, section 4.
     """
 
+    _updates = False
+
     def training_moments(self, x, **extra):
         """Used when? In training the population's, as it was given."""
         return self.population_moments(**extra)

@@ -31,6 +31,8 @@ class SyncBatchNorm(BatchNorm):
     where the mean is large.
     """
 
+    _synchronized = True
+
     @extends
     def batch_moments(self, x, **extra):
         """Whose statistics? All examples of the global batch, over all replicas."""

@@ -27,6 +27,8 @@ class UntrackedBatchNorm(BatchNorm):
     a cure for test data of another distribution: Nado et al. 2020, arXiv 2006.10963.
     """
 
+    _updates = _fixed = False
+
     def training_moments(self, x, **extra):
         """Used when? In training the batch's, which is forgotten."""
         return self.batch_moments(x, **extra)

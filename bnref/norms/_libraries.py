@@ -6,15 +6,7 @@ import inspect
 import keras
 
 from bnref import functional
-from bnref.layers import (
-    BatchNorm,
-    DomainBatchNorm,
-    ExampleWeighingBatchNorm,
-    FrozenBatchNorm,
-    MaskedBatchNorm,
-    SyncBatchNorm,
-    UntrackedBatchNorm,
-)
+from bnref.layers import BatchNorm
 from bnref.norms._norm import Norm
 
 FOLLOWS = "an exponential average of the batches'"
@@ -84,24 +76,22 @@ class BnrefNorm(Norm):
     @property
     def synchronized(self):
         """Whether the batches of all replicas are averaged."""
-        return isinstance(self.layer, SyncBatchNorm)
+        return self.layer._synchronized
 
     @property
     def masks(self):
         """Whether only what a mask selects is counted."""
-        return isinstance(self.layer, MaskedBatchNorm)
+        return "valid" in self.layer.extra_inputs
 
     @property
     def updates(self):
         """Whether training moves the population."""
-        return self.trainable and not isinstance(self.layer, (FrozenBatchNorm, UntrackedBatchNorm))
+        return self.trainable and self.layer._updates
 
     @property
     def fixed(self):
         """Whether inference is one line a channel, the same for every example."""
-        return not isinstance(
-            self.layer, (DomainBatchNorm, ExampleWeighingBatchNorm, UntrackedBatchNorm)
-        )
+        return self.layer._fixed
 
     @property
     def whose(self):

@@ -106,20 +106,20 @@ def batches_not_shuffled(case):
 def one_example_rules(case):
     """One example, or a few, make up most of a batch's variance: an outlier, or unscaled inputs.
 
-    Of N examples of one kind each has 1/N of the sum of squares, and the largest of 32 normal ones
-    some 6/N. More than half of it in most channels, in a batch of 8 or more, is another kind.
+    The same example has more than half of the sum of squares in most channels of a batch of 8 or
+    more, and more than a hundred times what is usual, ten deviations: another kind, not a tail.
     """
+    first = [calls[0] for calls in case.inference.calls if calls]
+    if not first or len(first[0].means) < 8:
+        return Undecided("batches of fewer than 8 examples were given")
+    squares = [c.counts[:, None] * (c.variances + (c.means - c.mean) ** 2) for c in first]
+    usual = np.median(np.concatenate(squares), axis=0)
     worst = (0.0, None)
-    for calls in case.inference.calls:
-        for each in calls[:1]:
-            if len(each.means) < 8:
-                return Undecided("batches of fewer than 8 examples were given")
-            squares = each.counts[:, None] * (each.variances + (each.means - each.mean) ** 2)
-            with np.errstate(all="ignore"):
-                share = squares.max(0) / squares.sum(0)
-            share = share[np.isfinite(share)]
-            if share.size and np.median(share) > worst[0]:
-                worst = float(np.median(share)), each
+    for seen, each in zip(first, squares, strict=True):
+        share = np.median(each / (each.sum(0) + 1e-30), axis=1)
+        most = int(np.argmax(share))
+        if share[most] > worst[0] and np.median(each[most] > 100 * usual) == 1:
+            worst = float(share[most]), seen
     share, seen = worst
     if seen is None or share < 0.5:
         return None

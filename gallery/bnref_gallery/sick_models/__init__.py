@@ -7,9 +7,9 @@ and the size of a batch. The name is that of the check that has to find it.
 
 from collections.abc import Callable
 
-from bnref_gallery.sick_models import _remembered, _replicas, _used, _values, _whose
+from bnref_gallery.sick_models import _healthy, _remembered, _replicas, _used, _values, _whose
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "HEALTHY"]
 
 _ALL = [
     _whose.one_value_a_channel,
@@ -52,3 +52,18 @@ _ALL = [
     _values.gamma_vanishes,
 ]
 FAULTS: dict[str, Callable[[], tuple]] = {each.__name__: each for each in _ALL}
+
+# Nothing is wrong with these: ``HEALTHY["resnet50"]()`` returns the model and its data.
+_WELL = [
+    _healthy.two_hidden_layers,
+    _healthy.with_dropout_behind,
+    _healthy.nested_and_frozen,
+    _healthy.subclass_with_a_skip,
+    _healthy.convolutions,
+    _healthy.scaled_images,
+    _healthy.sequences,
+    _healthy.mobilenet,
+    _healthy.resnet50,
+    _healthy.densenet121,
+]
+HEALTHY: dict[str, Callable[[], tuple]] = {each.__name__: each for each in _WELL}
