@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from helpers import result_in_new_process, strategy_of
 
+import bnref
 from bnref import devices, doctor
 from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._whose_size import empty_replicas
@@ -102,3 +103,44 @@ def test_the_effective_number_counts_alike_positions_once():
     assert abs(statistics.effective_count([Call()]) - 500) < 1
     Call.variances = np.full((500, 2), 63 * Call.means.var(0, ddof=1))
     assert abs(statistics.effective_count([Call()]) - 500 * 64) < 100
+
+
+def test_training_true_within_a_model_is_found_though_predict_overrides_it():
+    base = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()]
+    )
+    inputs = keras.Input((4,))
+    x = np.random.default_rng(0).normal(3, 1, (64, 4)).astype("float32")
+    for options, norms in (({"training": True}, 1), ({"training": False}, 0), ({}, 0)):
+        model = keras.Model(inputs, keras.layers.Dense(2)(base(inputs, **options)))
+        report = doctor.examine(model, x, only=["training_at_inference"])
+        assert [len(each.layers) for each in report.findings] == [norms] * bool(norms)
+
+
+def test_an_epsilon_is_named_by_the_most_usual_framework_that_fits():
+    """1e-6 fits the training data a little better than the 1e-5 that they were trained with."""
+    sick, _ = FAULTS["epsilon_of_another_framework"]()
+    report = doctor.examine(*sick, only=["epsilon_of_another_framework"])
+    assert "PyTorch" in report.findings[0].evidence
+
+
+@pytest.mark.filterwarnings("ignore:layer .*mask is passed on")
+def test_what_stands_an_empty_replica_or_a_mask_is_not_called_ill():
+    assert result_in_new_process(sound_on_replicas) == [[], []]
+
+
+def sound_on_replicas():
+    devices.configure(cpus=2)
+
+    class SyncMasked(bnref.SyncBatchNorm, bnref.MaskedBatchNorm):
+        """The valid steps of all replicas."""
+
+    found = []
+    x = np.random.default_rng(0).normal(size=(33, 5, 4)).astype("float32")
+    for norm, cause in ((SyncMasked, "mask_unsynchronizes"), (bnref.BatchNorm, "empty_replica")):
+        with strategy_of(2).scope():
+            inputs = keras.Input((5, 4))
+            model = keras.Model(inputs, norm()(keras.layers.Masking()(inputs)))
+        report = doctor.examine(model, x, only=[cause])
+        found.append([each.cause for each in report.findings])
+    return found

@@ -13,9 +13,11 @@ Question 1, *whose statistics*, is answered wrongly: the replica's, not the glob
 
 .. symptom:: worse on two GPUs
    :cause: ``synchronized=True`` in Keras 3 does nothing where a mask reaches the layer
-   :check: ``strategy.experimental_local_results(layer.moving_mean.value)`` are not all equal
+   :check: ``layer.synchronized and np.ptp(values(layer.moving_mean.value), axis=0).any()``, where
+           ``values = strategy.experimental_local_results``
    :likelihood: sometimes
    :question: 1
+   :doctor: mask_unsynchronizes
 """
 
 from functools import partial
@@ -27,7 +29,7 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices, training
+from bnref import devices, doctor, training
 from bnref_gallery import defects
 
 devices.configure()
@@ -100,8 +102,9 @@ plt.show()
 
 # %%
 # To check your own model, print what the replicas remember (above): synchronized layers remember
-# the same. Where nobody gave a mask, look for ``Masking`` and ``mask_zero=True``. The fix is one of
-# the two classes; without the mask padding counts (:doc:`/gallery/variants/plot_masked_sequences`).
+# the same; or call ``bnref.doctor.examine(model, data, only=["mask_unsynchronizes"])``. Where
+# nobody gave a mask, look for ``Masking`` and ``mask_zero=True``. The fix is one of the two
+# classes; without the mask padding counts (:doc:`/gallery/variants/plot_masked_sequences`).
 #
 # Conclusion
 # ----------
@@ -119,3 +122,17 @@ if shows:
     )
 assert abs(true - 4.9) < 0.1 and max(np.ptp([true, *remembered[n]]) for n in right) < 1e-3
 assert max(max(gaps[name]) for name in right) < 1e-4
+
+
+def found(norm_of):
+    with training.strategy(2).scope():
+        inputs = keras.Input((STEPS, CHANNELS))
+        model = keras.Model(inputs, norm_of(keras)(keras.layers.Masking(0.0)(inputs)))
+    report = doctor.examine(model, other, only=["mask_unsynchronizes"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found(ARMS[wrong])
+print("the doctor, of the wrong layer:", *evidence)
+assert evidence, "the check fires on Keras's layer with a mask"
+assert not found(ARMS["SyncMasked"]), "and is silent on the right one"

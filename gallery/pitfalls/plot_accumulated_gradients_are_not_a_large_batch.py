@@ -15,9 +15,10 @@ momentum for k of them is ρᵏ, and 0.9³² is 0.03.
 
 .. symptom:: worse with small batches
    :cause: accumulated gradients: each micro-batch is normalized by its own statistics
-   :check: ``optimizer.gradient_accumulation_steps`` is set, and the micro-batch is below 8
+   :check: ``optimizer.gradient_accumulation_steps and batch_size < 8``
    :likelihood: often
    :question: 1
+   :doctor: accumulated_gradients
 """
 
 from functools import partial
@@ -28,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import training
+from bnref import doctor, training
 from bnref_gallery import datasets, models, scale
 
 # %%
@@ -104,9 +105,11 @@ fig.legend(loc="outside lower center", ncols=3)
 plt.show()
 
 # %%
-# To check your own model, compare the two gradients as above. No fix is exact in one pass, for
-# the statistics of the whole batch are known after the last part. Take larger micro-batches, or
-# a norm that does not look at the batch; on several devices :class:`bnref.layers.SyncBatchNorm`.
+# To check your own model, compare the two gradients as above, or call
+# ``bnref.doctor.examine(model, data, only=["accumulated_gradients"])`` with the micro-batches. No
+# fix is exact in one pass, for the statistics of the whole batch are known after the last part.
+# Take larger micro-batches, or a norm that does not look at the batch; on several devices
+# :class:`bnref.layers.SyncBatchNorm`.
 # Met in `pytorch/pytorch#46516 <https://github.com/pytorch/pytorch/issues/46516>`_, which asks for
 # it, and, for Keras, in `GradientAccumulator#6
 # <https://github.com/andreped/GradientAccumulator/issues/6>`_.
@@ -122,3 +125,19 @@ assert max(errors["no norm"] + errors["group norm"] + ghosts) < 1e-5
 assert errors["batch norm"][0] > 0.1 and errors["batch norm"][-1] > 1
 lost = {size: (accuracies[64] - accuracies[size]).mean() for size in (8, 2)}
 assert lost[2] > 0.1 and lost[8] < 0.05 and round(0.9**32, 2) == 0.03
+
+
+def found(parts):
+    model = network(NORMS["batch norm"])
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=parts))
+    size = 64 // (parts or 1)
+    report = doctor.examine(
+        model, data.x_train[:128], batch_size=size, only=["accumulated_gradients"]
+    )
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found(parts=32)
+print("the doctor, of 32 micro-batches:", *evidence)
+assert evidence, "the check fires on micro-batches of 2"
+assert not found(parts=None), "and is silent on the whole batch"

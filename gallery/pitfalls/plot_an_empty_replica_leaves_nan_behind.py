@@ -14,9 +14,12 @@ Question 2, *remembered how*, is answered wrongly: without the counts.
 
 .. symptom:: NaN or infinity
    :cause: the last batch leaves a replica without an example, and its statistics become NaN
-   :check: ``0 < len(x_train) % global_batch_size < strategy.num_replicas_in_sync``
+   :check: ``(replicas - 1) * -(-last // replicas) >= last``, where
+           ``last = [len(x) for x, y in dataset][-1]`` and
+           ``replicas = strategy.num_replicas_in_sync``
    :likelihood: sometimes
    :question: 2
+   :doctor: empty_replica
 
 .. symptom:: worse on two GPUs
    :cause: replicas of different size are averaged as if they were equal
@@ -32,7 +35,7 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices, training
+from bnref import devices, doctor, training
 from bnref_gallery import defects
 
 devices.configure()
@@ -40,7 +43,8 @@ strategy = training.strategy(2)
 on_each = strategy.experimental_local_results
 
 # %%
-# 33 examples in batches of 32 for two replicas are shared out so:
+# Of n examples each of R replicas gets ⌈n/R⌉ until none are left: 10 for 8 replicas are 2, 2, 2, 2,
+# 2, 0, 0, 0. And 33 in batches of 32 for two replicas are shared out so:
 
 dataset = strategy.experimental_distribute_dataset(tf.data.Dataset.range(33).batch(32))
 shares = [[len(part) for part in on_each(batch)] for batch in dataset]
@@ -106,8 +110,9 @@ plt.show()
 
 # %%
 # At n = 0 the triangle is missing: NaN. A mean loss over no example is NaN too: divide the sum by
-# the global batch. To check your own model, look for NaN in γ and in ``on_each`` of the statistics.
-# The fix is ``dataset.batch(32, drop_remainder=True)``, or one of the last two layers. Met in
+# the global batch. To check your own model, look for NaN in γ and in ``on_each`` of the statistics,
+# or before it is trained ``bnref.doctor.examine(model, data, only=["empty_replica"])``. The fix is
+# ``dataset.batch(32, drop_remainder=True)``, or one of the last two layers. Met in
 # `keras-team/keras#11858 <https://github.com/keras-team/keras/issues/11858>`_ (NaN in the weights
 # of a model whose loss was fine) and `tensorflow/tensorflow#52986
 # <https://github.com/tensorflow/tensorflow/issues/52986>`_.
@@ -128,3 +133,17 @@ assert np.isfinite(loss).all() and np.isnan(float(tf.reduce_mean(tf.zeros(0))))
 assert np.isfinite(mean).all() and (mean[-1, 1] == mean[-2, 1]).all(), "tf_keras leaves them"
 assert np.allclose([true[4], spread[4, 0], mean[4, 0]], [(0.7, 7.5), *[(5.4, 0.7)] * 2], atol=0.1)
 assert abs(np.stack([synchronized, pooled]) - true[:, None]).max() < 1e-3
+
+
+def found(name, number):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((1,)), NORMS[name]()])
+    report = doctor.examine(model, x[0, :number], only=["empty_replica"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found("Keras", 33)
+print("the doctor, of the wrong layer:", *evidence)
+assert evidence, "the check fires on 33 examples in batches of 32"
+assert not found("Keras", 32), "is silent on 32"
+assert not found("synchronized", 33) + found("PooledBatchNorm", 33), "and on the right layers"

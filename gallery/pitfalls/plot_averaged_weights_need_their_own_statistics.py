@@ -13,15 +13,17 @@ weights have never met an image. It is the same for weights averaged over checkp
 
 .. symptom:: the saved model predicts differently
    :cause: the weights are averages (EMA, SWA), the statistics those of the last weights
-   :check: ``optimizer.use_ema`` is True, and nothing recomputes the statistics
+   :check: ``model.optimizer.use_ema``, where nothing recomputes the statistics
    :likelihood: sometimes
    :question: 1
+   :doctor: weights_averaged_without_statistics
 
 .. symptom:: validation far worse than training
    :cause: validation uses averaged weights, with statistics of other weights
    :check: evaluate the weights that are not averaged: are they better?
    :likelihood: seldom
    :question: 1
+   :doctor: weights_averaged_without_statistics
 """
 
 from functools import partial
@@ -31,7 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import population, training
+from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 
 # %%
@@ -75,10 +77,12 @@ def trained(seed):
         statistics = [0.99 * a + 0.01 * b for a, b in zip(statistics, now, strict=True)]
         if number % 40 == 0:
             accuracies.append(tested(model, optimizer, statistics))
-    return accuracies
+    return accuracies, model, optimizer
 
 
-runs = np.array([trained(seed) for seed in range(scale.at_scale(quick=3, full=10))])
+seeds = range(scale.at_scale(quick=3, full=10))
+accuracies, networks, optimizers = zip(*map(trained, seeds), strict=True)
+runs = np.array(accuracies)
 steps = range(40, 201, 40)
 fig, ax = plt.subplots(figsize=(6.2, 3.8), layout="constrained")
 for k, (arm, style) in enumerate(ARMS.items()):
@@ -96,8 +100,10 @@ plt.show()
 # For SWA the pass over the data is part of the method (Izmailov et al. 2018, arXiv 1803.05407).
 # In `fadel/pytorch_ema#13 <https://github.com/fadel/pytorch_ema/issues/13>`_ it is the advice too.
 #
-# To check your own model, evaluate the last weights and the averaged ones. The fix, after training
-# or after the swap, is the line marked ``# right``.
+# To check your own model, evaluate the last weights and the averaged ones; or, once it has the
+# averaged ones,
+# ``bnref.doctor.examine(model, data, only=["weights_averaged_without_statistics"])``. The fix,
+# after training or after the swap, is the line marked ``# right``.
 #
 # Conclusion
 # ----------
@@ -107,3 +113,20 @@ for arm, accuracies in zip(ARMS, runs[:, -1].T, strict=True):
 last, wrong, both, right = runs[:, -1].T
 assert (last - wrong).mean() > 0.15 and (wrong < right).all() and (right - last).mean() > -0.02
 assert (right - both).mean() > 0.15
+
+model, optimizer = networks[0], optimizers[0]
+model.compile(optimizer)
+optimizer.finalize_variable_values(model.trainable_variables)
+
+
+def found():
+    examples = data.x_train[:512], data.y_train[:512]
+    report = doctor.examine(model, examples, only=["weights_averaged_without_statistics"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found()
+print("the doctor, of the averaged model:", *evidence)
+assert evidence, "the check fires on the averaged weights with the last statistics"
+population.recompute(model, np.split(data.x_train[:1500], 5))
+assert not found(), "and is silent once they have their own"

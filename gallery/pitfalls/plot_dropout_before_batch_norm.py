@@ -14,9 +14,10 @@ Question 2, *remembered how*, is answered wrongly: from values that inference ne
 
 .. symptom:: validation far worse than training
    :cause: dropout before a batch norm, so that the remembered variance is too large at inference
-   :check: set ``layer.rate = 0`` in every dropout, ``bnref.population.recompute``, validate again
+   :check: ``bnref.population.recompute(model, batches, dropout=False)``, and validate again
    :likelihood: sometimes
    :question: 2
+   :doctor: dropout_before
 """
 
 import keras
@@ -24,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import population, training
+from bnref import doctor, population, training
 from bnref_gallery import datasets, scale
 
 # %%
@@ -100,7 +101,8 @@ fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols
 plt.show()
 
 # %%
-# To check your own model, and to mend one that is trained already::
+# To check your own model, trained or not, compare the variances with and without dropout:
+# ``bnref.doctor.examine(model, data, only=["dropout_before"])``. To mend one that is trained::
 #
 #     for layer in model.layers:
 #         if isinstance(layer, keras.layers.Dropout):
@@ -125,3 +127,15 @@ gained, saved = np.diff(accuracy)[..., 0].mean(-1), (loss[..., 0] / loss[..., 1]
 assert 1.08 < saved[0, 0] < 1.3 and gained[0, 0] < 0.05, "at 0.5 the loss, hardly the accuracy"
 assert gained[0, 1] > 0.2 and gained[1, 1] > 0.08 and saved[1, 0] > 1.03, "before, after"
 assert abs(gained[2]).max() < 0.02 and abs(saved[2] - 1).max() < 0.08, "after the last"
+
+
+def found(model):
+    report = doctor.examine(model, data.x_train[:256], only=["dropout_before"])
+    return [finding.evidence for finding in report.findings]
+
+
+wrong, right = network("before", 0.5), network("after the last", 0.5)
+evidence = found(wrong)
+print("the doctor, of the wrong model:", *evidence)
+assert evidence, "the check fires on the wrong model"
+assert not found(right), "and is silent on the right one"

@@ -17,12 +17,14 @@ epoch has 5. The start is the old data's statistics, or mean 0 and variance 1 in
    :check: evaluate the training images: if they are as poor as the test, it is the statistics
    :likelihood: often
    :question: 2
+   :doctor: few_steps
 
 .. symptom:: validation far worse than training
    :cause: fewer than about 3/(1 − ρ) steps: the population is still mostly its start
-   :check: ``layer.momentum ** steps``, the share of the start that is left, is above 0.05
+   :check: ``layer.momentum ** steps > 0.05``: this share of the start is left
    :likelihood: often
    :question: 2
+   :doctor: few_steps
 """
 
 from functools import partial
@@ -32,7 +34,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import population, training
+from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 
 # %%
@@ -105,9 +107,10 @@ plt.show()
 # %%
 # The new network loses more than 5 points at step 10 and none at 60: mean 0 and variance 1 are not
 # so far from its statistics. Freezing keeps the old statistics, and the negatives are then learned
-# slowly: recompute first, then freeze. To check your own model, evaluate the training images. The
-# fix, after training and without labels, is ``bnref.population.recompute(model, batches)``; or
-# ``momentum=0.9``; or, for new layers, :class:`bnref.layers.DebiasedBatchNorm`, without its start.
+# slowly: recompute first, then freeze. To check your own model, evaluate the training images, or
+# call ``bnref.doctor.examine(model, data, only=["few_steps"])``. The fix, after training and
+# without labels, is ``bnref.population.recompute(model, batches)``; or ``momentum=0.9``; or, for
+# new layers, :class:`bnref.layers.DebiasedBatchNorm`, without its start.
 #
 # In `keras-team/keras#7177 <https://github.com/keras-team/keras/issues/7177>`_ it is traced to 5
 # steps at a momentum of 0.99; `tensorflow/tensorflow#46414
@@ -128,3 +131,21 @@ assert (frozen[:, 6] < right[:, 6] - 0.15).all()
 lost = (fresh[0.99][:, 0] - fresh[0.99][:, 1]).mean(0)
 print("new network, points lost at inference at steps 10 and 60:", *100 * lost[[1, 6]].round(3))
 assert lost[1] > 0.05 and abs(lost[6]) < 0.03
+
+model = network(NORMS[0.99])
+model.set_weights(old[0])
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(keras.optimizers.Adam(3e-3), loss, run_eagerly=True)
+model.fit(1 - x, y, batch_size=20, epochs=6, verbose=0)
+
+
+def found():
+    report = doctor.examine(model, (1 - x, y), batch_size=20, only=["few_steps"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found()
+print("the doctor, of the tuned model:", *evidence)
+assert evidence, "the check fires after 30 steps"
+population.recompute(model, np.split(1 - x, 5))
+assert not found(), "and is silent once the statistics are recomputed"

@@ -15,23 +15,28 @@ Question 2, *remembered how*, is answered wrongly where averages stand still: wi
 a step needs. Where the moments themselves overflow, none is.
 
 .. symptom:: NaN or infinity
-   :cause: the sum of squares overflows float16
-   :check: ``np.square(np.float32(x)).sum((0, 1, 2)).max()`` of the layer's inputs is above 65,504
+   :cause: the inputs overflow float16, or their sum of squares where a layer takes it in float16
+   :check: ``x.dtype == "float16" and not np.isfinite(layer.moving_variance).all()``, where ``x``
+           are the layer's inputs
    :likelihood: sometimes
    :question: none
+   :doctor: variance_overflows
 
 .. symptom:: every prediction is the same
    :cause: the variance has overflowed to infinity, so that 1/√σ² is 0
-   :check: ``np.square(np.float32(x)).sum((0, 1, 2)).max()`` of the layer's inputs is above 65,504
+   :check: ``x.dtype == "float16" and not np.isfinite(layer.moving_variance).all()``, where ``x``
+           are the layer's inputs
    :likelihood: seldom
    :question: none
+   :doctor: variance_overflows
 
 .. symptom:: statistics never change
    :cause: the moving averages are kept in bfloat16 or float16, and a step is less than their last
            digit
-   :check: ``layer.moving_variance.dtype`` is not float32
+   :check: ``layer.moving_variance.dtype != "float32"``
    :likelihood: seldom
    :question: 2
+   :doctor: half_precision_population
 """
 
 import keras
@@ -40,6 +45,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
+from bnref import doctor
 
 # %%
 # Moments in the precision of the inputs, and moments in float32.
@@ -111,7 +117,9 @@ fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# To check your own model, print ``layer.moving_variance.dtype``: it has to be float32. The fix::
+# To check your own model, print ``layer.moving_variance.dtype``: it has to be float32; or call
+# ``bnref.doctor.examine(model, data, only=["half_precision_population"])``, which sees it, and with
+# ``variance_overflows`` what Keras's layer cannot normalize: inputs beyond float16. The fix::
 #
 #     keras.config.set_dtype_policy("mixed_bfloat16")  # not "bfloat16", nor set_floatx
 #     norm = keras.layers.BatchNormalization(dtype="float32")  # this layer alone
@@ -135,3 +143,17 @@ print("moving variance at the end:", ends, "float16, ρ = 0.999:", slow, "from 1
 assert abs(ends["bfloat16"] - (4 - 2**-7 / 0.01)) < 0.02 and abs(slow - (4 - 2**-10 / 0.001)) < 0.01
 assert abs(ends["float16"] - (4 - 2**-10 / 0.01)) < 0.01 and near == 1
 assert abs(ends["mixed_bfloat16"] - 4) < 0.001 and abs(ours - 4) < 0.001
+
+
+def found(cause, policy, x):
+    model = keras.Sequential([keras.Input((1,), dtype="float32"), keras_norm(dtype=policy)])
+    report = doctor.examine(model, np.float32(x), only=[cause])
+    return [finding.evidence for finding in report.findings]
+
+
+stands = found("half_precision_population", "bfloat16", x)
+overflows = found("variance_overflows", "mixed_float16", 65504 * x)
+print("the doctor, of the wrong layers:", *stands, *overflows)
+assert stands and overflows, "the checks fire on the wrong layers"
+assert not found("half_precision_population", "mixed_bfloat16", x), "and are silent on averages"
+assert not found("variance_overflows", "mixed_float16", sigmas[-1] * x), "and sums in float32"

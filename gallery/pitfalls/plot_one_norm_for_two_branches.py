@@ -17,12 +17,14 @@ the mixture has 5 and 26: each branch is then read 5 standard deviations off.
    :check: ``network(a, training=True)`` and ``network(a)`` differ widely, for either branch alone
    :likelihood: sometimes
    :question: 2
+   :doctor: shared_by_branches
 
 .. symptom:: test accuracy near chance
    :cause: a Siamese network called once for each branch: one population for two kinds of input
    :check: ``layer.moving_mean`` is near the batch means of neither branch
    :likelihood: seldom
    :question: 2
+   :doctor: shared_by_branches
 """
 
 from functools import partial
@@ -33,6 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
+from bnref import doctor
 from bnref_gallery import datasets, scale
 
 norm = partial(bnref.BatchNorm, momentum=0.9)
@@ -114,11 +117,12 @@ ax.set(title="Same class found: in training ( | ), at inference", xlim=(0, 1), y
 plt.show()
 
 # %%
-# To check your own model, call each branch in both modes. The fix: one call on the concatenation,
-# if both kinds come at inference too, or a norm for each kind, if it is known which is which. See
-# also :doc:`/gallery/variants/plot_two_domains_in_one_batch`. `keras-team/keras#8794
-# <https://github.com/keras-team/keras/issues/8794>`_ reports a moving variance of 0 in a shared
-# layer: two calls with a constant each would leave it so.
+# To check your own model, call each branch in both modes; or, with both branches in one model,
+# ``bnref.doctor.examine(model, data, only=["shared_by_branches"])``. The fix: one call on the
+# concatenation, if both kinds come at inference too, or a norm for each kind, if it is known which
+# is which. See also :doc:`/gallery/variants/plot_two_domains_in_one_batch`.
+# `keras-team/keras#8794 <https://github.com/keras-team/keras/issues/8794>`_ reports a moving
+# variance of 0 in a shared layer: two calls with a constant each would leave it so.
 #
 # Conclusion
 # ----------
@@ -129,3 +133,18 @@ for arm, shares in runs.items():
     print(f"{arm}, in training mode and at inference:", *shares.round(3).tolist())
 assert runs["two calls"][:, 0].mean() > 0.7 and lost["two calls"] > 0.35
 assert lost["one call"] < 0.15 and lost[ARMS[2]] < 0.1
+
+
+def found(arm):
+    inputs = [keras.Input((28, 28, 1)) for _ in range(2)]
+    outputs = [branch(each) for branch, each in zip(branches(arm), inputs, strict=True)]
+    kinds = data.x_test[:250], 1 - data.x_test[250:]
+    model = keras.Model(inputs, outputs)
+    report = doctor.examine(model, kinds, only=["shared_by_branches"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found("two calls")
+print("the doctor, of the wrong model:", *evidence)
+assert evidence, "the check fires on the wrong model"
+assert not found("two calls, a norm each"), "and is silent on the right one"

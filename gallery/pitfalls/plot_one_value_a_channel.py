@@ -13,21 +13,24 @@ The symptom: the loss stands still, or the training is fine and every prediction
 
 .. symptom:: every prediction is the same
    :cause: the layer gets one example at a time, in training mode, and puts out β
-   :check: ``model(x[:1])`` and ``model(x[1:2])``, called as in your code, are equal
+   :check: ``np.array_equal(model(x[:1]), model(x[1:2]))``, with ``training`` as in your code
    :likelihood: often
    :question: 1
+   :doctor: one_value_a_channel
 
 .. symptom:: NaN or infinity
    :cause: the last batch of an epoch has one example, and the variance is corrected by n/(n − 1)
-   :check: ``len(x_train) % batch_size == 1``
+   :check: ``[len(x) for x, y in dataset][-1] == 1``; of arrays ``len(x_train) % batch_size == 1``
    :likelihood: sometimes
    :question: 2
+   :doctor: last_batch_of_one
 
 .. symptom:: worse with small batches
    :cause: in a batch of two only the sign of a difference is left, in a batch of one nothing
    :check: batch · height · width, where the layer stands, is below 8
    :likelihood: usual
    :question: 1
+   :doctor: small_batches
 """
 
 import keras
@@ -36,7 +39,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import population, training
+from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 
 # %%
@@ -111,9 +114,10 @@ right.set(xlabel="constant", title="Output of a constant channel")
 plt.show()
 
 # %%
-# To check your own model: ``len(x_train) % batch_size``, and NaN in ``layer.moving_variance``. Drop
-# the last batch (``dataset.batch(32, drop_remainder=True)``), or use a layer that remembers the
-# biased variance, as Keras 3 and bnref do. With one example a device, synchronize
+# To check your own model: ``len(x_train) % batch_size``, and NaN in ``layer.moving_variance``; or
+# ``bnref.doctor.examine(model, data, only=["one_value_a_channel", "last_batch_of_one"])``. Drop the
+# last batch (``dataset.batch(32, drop_remainder=True)``), or use a layer that remembers the biased
+# variance, as Keras 3 and bnref do. With one example a device, synchronize
 # (:class:`bnref.layers.SyncBatchNorm`) or freeze (:class:`bnref.layers.FrozenBatchNorm`). Subtract
 # large constants before the layer. Met in `tensorflow/tensorflow#34062
 # <https://github.com/tensorflow/tensorflow/issues/34062>`_ (NaN, on GPUs alone),
@@ -134,3 +138,16 @@ assert np.abs(alone).max() == 0 and np.abs(np.abs(pair) - 1).max() < 0.01
 print("largest output of a constant channel:", *np.array([*noise.values()]).round(3))
 assert max(noise[1e-5][4:]) > 0.2 and noise[1e-5][0] < 0.1, "at 10,000 and more, and at 1"
 assert np.all(np.array(noise[1e-3]) <= np.array(noise[1e-5]))
+
+
+def found(cause, number, batch_size):
+    report = doctor.examine(model, data.x_train[:number], batch_size=batch_size, only=[cause])
+    return [finding.evidence for finding in report.findings]
+
+
+wrong = {"one_value_a_channel": (64, 1), "last_batch_of_one": (65, 32), "small_batches": (64, 2)}
+for cause, (number, size) in wrong.items():
+    evidence = found(cause, number, size)
+    print("the doctor, of the wrong batches:", *evidence)
+    assert evidence, f"{cause} fires on {number} examples in batches of {size}"
+    assert not found(cause, number=64, batch_size=32), f"{cause} is silent on 64 in batches of 32"

@@ -40,7 +40,9 @@ def training_at_inference(case):
     """Training mode at inference: a prediction depends on what else is in the batch.
 
     Called with ``training=False``, a norm sees training, or an example alone gives another output
-    than in its batch: by more than a thousandth, where rounding gives some 1e-4.
+    than in its batch: by more than a thousandth, where rounding gives some 1e-4. Or a base is
+    called with ``training=True`` within the model: in Keras 3 ``predict`` overrides it, which hides
+    it, and ``export`` keeps it, as ``model(x)`` does.
     """
     told = [n for n in case.norms if any(each.training for each in case.inference.of(n))]
     told += [n for n in case.norms if not n.fixed and n.used.count("batch") > 1]
@@ -53,9 +55,7 @@ def training_at_inference(case):
         scale = np.std(case.inference.outputs[0]) + 1e-12
         difference = float(np.max(np.abs(alone - together)) / scale)
     if not told and not difference > 1e-3:
-        return None
-    if not told and not case.norms:
-        return None
+        return _exported_in_training_mode(case)
     evidence = f"an example alone gives outputs that differ by {difference:.2g} of their deviation"
     if told:
         evidence += f"; {len(set(told))} norms are in training mode in model(x, training=False)"
@@ -64,6 +64,23 @@ def training_at_inference(case):
         "y = model(x, training=False)         # in the exported function"
     )
     return Found(paths(told or case.norms), evidence, fix)
+
+
+def _exported_in_training_mode(case):
+    """What is right where training=False is said, and wrong where nothing is, as in an export."""
+    norms = [
+        norm
+        for norm in _within(case, case.norms, _called_with(case, True))
+        if any(each.training for each in case.untold[0].of(norm))
+    ]
+    if not norms:
+        return None
+    evidence = (
+        f"a call within the model says training=True: {len(norms)} norms are in training mode in "
+        "model(x), which is what export keeps"
+    )
+    fix = "outputs = base(inputs)  # not training=True within a model; fit says it where it is so"
+    return Found(paths(norms), evidence, fix)
 
 
 @check(3, "gallery/pitfalls/plot_resizing_turns_training_on", unless=["training_at_inference"])
@@ -108,13 +125,8 @@ def training_false_overridden(case):
     Keras 3: a call that was written as ``base(x, training=False)`` is told ``training=True`` by
     ``fit``. Only ``trainable = False`` holds its norms.
     """
-    bases = {path: layer for path, layer in case.layers if _called_untrained(layer)}
-    found = [
-        norm
-        for norm in case.followers
-        if any(norm.path.startswith(f"{path}/") or norm.layer is layer
-               for path, layer in bases.items())
-    ]  # fmt: skip
+    bases = _called_with(case, False)
+    found = _within(case, case.followers, bases)
     if not found:
         return None
     base = next(iter(bases))
@@ -130,13 +142,25 @@ def training_false_overridden(case):
     return Found(paths(found), evidence, fix)
 
 
-def _called_untrained(layer):
-    """Whether a graph of layers has a call of this layer that says training=False."""
-    for node in getattr(layer, "_inbound_nodes", ()):
-        arguments = getattr(getattr(node, "arguments", None), "kwargs", {})
-        if arguments.get("training", None) is False:
-            return True
-    return False
+def _called_with(case, training):
+    """The layers that a graph of layers calls with this ``training``, by their paths."""
+    return {
+        path: layer
+        for path, layer in case.layers
+        for node in getattr(layer, "_inbound_nodes", ())
+        if getattr(getattr(node, "arguments", None), "kwargs", {}).get("training") is training
+    }
+
+
+def _within(case, norms, bases):
+    """Those of the norms that are one of these layers, or in one."""
+    return [
+        norm
+        for norm in norms
+        if any(
+            norm.path.startswith(f"{path}/") or norm.layer is layer for path, layer in bases.items()
+        )
+    ]
 
 
 @check(3, "gallery/pitfalls/plot_training_false_does_not_freeze")

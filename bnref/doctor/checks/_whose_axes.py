@@ -65,11 +65,16 @@ def shared_by_branches(case):
 
 @check(1, "gallery/pitfalls/plot_a_mask_switches_synchronization_off")
 def mask_unsynchronizes(case):
-    """A synchronized norm gets a mask, and Keras 3 does not synchronize then."""
+    """A synchronized norm gets a mask, and Keras 3 does not synchronize then.
+
+    Keras 3's own layer alone: others that look at a mask count over all replicas what it selects.
+    """
     norms = [
         norm
         for norm in case.norms
-        if norm.synchronized and norm.masks and any(s.masked for s in case.training.of(norm))
+        if norm.library == "keras"
+        and norm.synchronized
+        and any(each.masked for each in case.training.of(norm))
     ]
     if not norms or case.replicas == 1:
         return None
