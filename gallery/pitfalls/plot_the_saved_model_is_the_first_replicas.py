@@ -113,7 +113,8 @@ plt.show()
 # A pooled memory is saved as tested, and poor: in training each camera had its own statistics. The
 # cures: shuffle, or synchronize (:doc:`/gallery/variants/plot_replicas_and_whose_statistics`).
 # To check your own model, compare ``strategy.experimental_local_results(layer.moving_mean.value)``,
-# as ``bnref.doctor.examine(model, data, only=["replicas_differ"])`` does. Met in `tensorflow/tensorflow#46488 <https://github.com/tensorflow/tensorflow/issues/46488>`_ and
+# as ``bnref.doctor.examine(model, data, only=["replicas_differ"])`` does. Met in
+# `tensorflow/tensorflow#46488 <https://github.com/tensorflow/tensorflow/issues/46488>`_ and
 # `horovod/horovod#1006 <https://github.com/horovod/horovod/issues/1006>`_.
 #
 # Conclusion

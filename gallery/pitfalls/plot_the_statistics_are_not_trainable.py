@@ -58,7 +58,7 @@ def copies(trained):
 
 
 def copied(seed):
-    """A network; and the accuracies of it, a wrong copy, a right one, and the wrong one repaired."""
+    """A network; test accuracies of it, its wrong copy, its right copy, the wrong one repaired."""
     keras.utils.set_random_seed(seed)
     trained = network()
     training.train(trained, data.x_train, data.y_train, steps=150, batch_size=64, seed=seed)
