@@ -46,6 +46,29 @@ def causes(fault):
     return found
 
 
+@pytest.mark.parametrize("axis, causes", [(-1, ["wrong_axis"]), (1, [])])
+def test_the_axis_is_followed_back_through_what_keeps_or_moves_it(axis, causes):
+    """Channels of a convolution, through an activation and a Permute, are in axis 1."""
+    inputs = keras.Input((12, 12, 3))
+    z = keras.layers.ReLU()(keras.layers.Conv2D(5, 3)(inputs))
+    z = keras.layers.BatchNormalization(axis=axis)(keras.layers.Permute((3, 1, 2))(z))
+    report = doctor.examine(keras.Model(inputs, z), np.ones((8, 12, 12, 3)), only=["wrong_axis"])
+    assert [each.cause for each in report.findings] == causes
+
+
+def test_one_far_channel_of_many_is_found_and_a_still_one_is_not():
+    x = np.random.default_rng(0).normal(size=(64, 20)).astype("float32")
+    far, still = x.copy(), x.copy()
+    far[:, 7] += 3e4  # its variance cancels
+    still[:, 7] = 1 + 1e-4 * x[:, 7]  # |μ|/σ is 1e4, but ε is what divides it
+    found = []
+    for inputs in (far, still):
+        model = keras.Sequential([keras.Input((20,)), keras.layers.BatchNormalization()])
+        report = doctor.examine(model, inputs, only=["large_mean"])
+        found.append([each.cause for each in report.findings])
+    assert found == [["large_mean"], []]
+
+
 @pytest.mark.parametrize("draw", ["normal", "standard_cauchy", "exponential"])
 def test_random_batches_are_never_called_alike(draw):
     """Whatever the distribution, in 40 data sets of 8 batches.

@@ -18,18 +18,21 @@ later, as if somebody had said it. Where somebody says it, all is well.
    :check: ``model(x)`` and ``model(x, training=False)`` are not equal
    :likelihood: sometimes
    :question: 3
+   :doctor: untold_is_training
 
 .. symptom:: statistics change when they should not
    :cause: Keras 3: an image layer before the batch norm, and nobody said ``training=False``
    :check: ``layer.moving_mean`` is another after ``predict`` than before
    :likelihood: sometimes
    :question: 3
+   :doctor: untold_is_training
 
 .. symptom:: every prediction is the same
    :cause: Keras 3: an image layer before the batch norm, and images predicted one by one
    :check: ``model(x)`` and ``model(x, training=False)`` are not equal
    :likelihood: seldom
    :question: 3
+   :doctor: untold_is_training
 """
 
 import keras
@@ -37,6 +40,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tf_keras
 
+from bnref import doctor
 from bnref_gallery import datasets, defects, scale
 
 # %%
@@ -93,12 +97,16 @@ for library in (keras, tf_keras):
 data = datasets.load("mnist").take(train=3000, test=300)
 
 
-def accuracies(model, seed):
-    """Test accuracy by ``predict`` in batches of 300, 10 and 1."""
-    keras.utils.set_random_seed(seed)
+def network(kind):
     parts = [keras.layers.Resizing(14, 14), keras.layers.Flatten(), keras.layers.Dense(64)]
     parts += [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
-    model = models_of(keras)[model](*parts, keras.layers.Dense(10))
+    return models_of(keras)[kind](*parts, keras.layers.Dense(10))
+
+
+def accuracies(kind, seed):
+    """Test accuracy by ``predict`` in batches of 300, 10 and 1."""
+    keras.utils.set_random_seed(seed)
+    model = network(kind)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, jit_compile=False)
     model.fit(data.x_train, data.y_train, batch_size=64, epochs=3, verbose=0)
@@ -118,8 +126,9 @@ fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# To check your own model, compare ``model(x)`` with ``model(x, training=False)``. The fix: name
-# ``training`` in every ``call`` and pass it on; or resize by ``keras.ops.image.resize``. Met in
+# To check your own model, compare ``model(x)`` with ``model(x, training=False)``, or call
+# ``bnref.doctor.examine(model, data, only=["untold_is_training"])``. The fix: name ``training`` in
+# every ``call`` and pass it on; or resize by ``keras.ops.image.resize``. Met in
 # `keras-team/keras-hub#2776 <https://github.com/keras-team/keras-hub/pull/2776>`_; mended by
 # `keras-team/keras#23166 <https://github.com/keras-team/keras/pull/23166>`_, not yet in 3.15.1.
 #
@@ -134,3 +143,14 @@ for (library, layer, model), row in table.items():
 print("test accuracy in batches of 300, 10, 1:", wrong.mean(0).round(3), right.mean(0).round(3))
 assert not shows or (wrong[:, 0].min() > 0.8 and wrong[:, 2].max() < 0.2)
 assert np.ptp(right, axis=1).max() < 0.01
+
+
+def found(model):
+    model(data.x_test[:1])  # built
+    report = doctor.examine(model, data.x_test, only=["untold_is_training"])
+    return [finding.evidence for finding in report.findings]
+
+
+wrong, right = found(network("not named")), found(network("named"))
+print("the doctor, of the wrong model:", *wrong)
+assert bool(wrong) == shows and not right

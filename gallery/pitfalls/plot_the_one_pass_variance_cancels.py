@@ -13,16 +13,20 @@ three questions is answered wrongly: *whose statistics*, 1, is answered rightly 
 
 .. symptom:: NaN or infinity
    :cause: the variance is computed as E[x²] − E[x]², which cancels where the mean is large
-   :check: ``np.max(np.abs(x.mean(0)) / x.std(0))`` of the layer's inputs is above 1,000
+   :check: of the layer's inputs, ``np.max(np.abs((c := np.float64(x).reshape(-1,
+           x.shape[-1])).mean(0)) / np.sqrt(c.var(0) + layer.epsilon))`` is above 1,000
    :likelihood: sometimes
    :question: none
+   :doctor: large_mean
 
 .. symptom:: worse on two GPUs
    :cause: ``synchronized=True`` in Keras 3 and tf_keras computes the variance in one pass, and the
            inputs are not centred
-   :check: ``np.max(np.abs(x.mean(0)) / x.std(0))`` of the layer's inputs is above 100
+   :check: of the layer's inputs, ``np.max(np.abs((c := np.float64(x).reshape(-1,
+           x.shape[-1])).mean(0)) / np.sqrt(c.var(0) + layer.epsilon))`` is above 100
    :likelihood: seldom
    :question: none
+   :doctor: large_mean
 """
 
 from functools import partial
@@ -34,7 +38,7 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices, training
+from bnref import devices, doctor, training
 from bnref_gallery import defects
 
 # %%
@@ -100,7 +104,8 @@ plt.show()
 # %%
 # Where μ/σ is 10 or less the error is 6 parts in a million, and nobody notices. Raw inputs are
 # another matter: years (2,000 ± 8) have 250, the seconds of one day in Unix time 70,000. To check
-# your own model, take μ/σ of what enters the layer, channel by channel. The fix: ``two_pass``, or
+# your own model, take μ/σ of what enters the layer, channel by channel, as
+# ``bnref.doctor.examine(model, data, only=["large_mean"])`` does. The fix: ``two_pass``, or
 # :class:`bnref.layers.SyncBatchNorm`; or centre the inputs once (``keras.layers.Normalization``).
 # Met in XLA (`tensorflow/tensorflow#118701
 # <https://github.com/tensorflow/tensorflow/issues/118701>`_), and cut off at 0 by
@@ -128,3 +133,16 @@ y, variance = outputs["tf_keras, synchronized"]
 factor = np.median((y.std(0) / np.sqrt(true))[variance == 0])
 print(f"μ/σ = 100,000: {lost:.0%} of the channels NaN; variance 0: grow {factor:.1f}-fold")
 assert (0.2 < lost < 0.8) == xla and abs(factor * EPSILON**0.5 - 1) < 0.05
+
+
+def found(norm, inputs):
+    model = keras.Sequential([keras.Input((CHANNELS,)), norm])
+    report = doctor.examine(model, inputs, only=["large_mean"])
+    return [finding.evidence for finding in report.findings]
+
+
+wrong = keras.layers.BatchNormalization(synchronized=True)
+print("the doctor, of the last inputs:", *found(wrong, x))
+assert found(wrong, x), "the check fires where the variance cancels"
+assert not found(wrong, x - x.mean(0)), "and is silent where the inputs are centred"
+assert not found(bnref.SyncBatchNorm(), x), "and where the variance is taken in two passes"

@@ -16,12 +16,14 @@ answered wrongly: by one replica's batches, or without what lies between the rep
    :check: ``strategy.experimental_local_results(layer.moving_mean.value)`` are not all equal
    :likelihood: sometimes
    :question: 2
+   :doctor: replicas_differ
 
 .. symptom:: worse on two GPUs
    :cause: the data are not shuffled over the replicas, and the first replica's statistics serve all
    :check: evaluate with the replicas' shards exchanged: is it another accuracy?
    :likelihood: sometimes
    :question: 2
+   :doctor: replicas_differ
 """
 
 import tempfile
@@ -34,7 +36,7 @@ import tensorflow as tf
 import tf_keras
 
 import bnref
-from bnref import devices, training
+from bnref import devices, doctor, training
 from bnref_gallery import datasets, defects, scale
 
 # %%
@@ -91,9 +93,12 @@ def accuracies(norm, order):
             model.save(f"{folder}/model.keras")
             saved = library.models.load_model(f"{folder}/model.keras")
         yield [*scores, np.mean([training.evaluate(saved, x, data.y_test)[1] for x in x_test])]
+    trained[norm] = model
 
 
+trained = {}  # the last of each kind, where each replica has a camera
 runs = {norm: np.array([*accuracies(norm, "by camera")]) for norm in NORMS}
+by_camera = dict(trained)
 runs["Keras, shuffled"] = np.array([*accuracies("Keras", "shuffled")])
 fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
 labels = "on the replicas", "replicas' data exchanged", "saved and loaded"
@@ -107,8 +112,9 @@ plt.show()
 # %%
 # A pooled memory is saved as tested, and poor: in training each camera had its own statistics. The
 # cures: shuffle, or synchronize (:doc:`/gallery/variants/plot_replicas_and_whose_statistics`).
-# To check your own model, compare ``strategy.experimental_local_results(layer.moving_mean.value)``.
-# Met in `tensorflow/tensorflow#46488 <https://github.com/tensorflow/tensorflow/issues/46488>`_ and
+# To check your own model, compare ``strategy.experimental_local_results(layer.moving_mean.value)``,
+# as ``bnref.doctor.examine(model, data, only=["replicas_differ"])`` does. Met in
+# `tensorflow/tensorflow#46488 <https://github.com/tensorflow/tensorflow/issues/46488>`_ and
 # `horovod/horovod#1006 <https://github.com/horovod/horovod/issues/1006>`_.
 #
 # Conclusion
@@ -124,3 +130,14 @@ for tested, exchanged, saved in (runs[name].T for name in ("tf_keras", "Keras")[
 same = np.stack([runs["PooledBatchNorm"], runs["synchronized"]])
 assert np.ptp(same, axis=2).max() < 0.01 and same[0].mean() < 0.75 < same[1].min()
 assert np.ptp(scores, axis=1).max() < 0.04 and scores.min() > 0.75, "shuffled"
+
+
+def found(norm):
+    some = x_test[:, :32].reshape(-1, 28, 28, 1)
+    report = doctor.examine(by_camera[norm], some, only=["replicas_differ"])
+    return [finding.evidence for finding in report.findings]
+
+
+print("the doctor, of Keras's own:", *found("Keras"))
+assert found("Keras"), "the check fires where each replica remembers alone"
+assert not found("synchronized"), "and is silent where all remember the same"

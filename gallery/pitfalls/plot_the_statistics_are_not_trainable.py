@@ -15,9 +15,11 @@ good as the original.
 
 .. symptom:: the saved model predicts differently
    :cause: only the trainable variables were saved or copied; the statistics are not among them
-   :check: ``np.any(layer.moving_mean)`` is False after loading
+   :check: after loading, ``[norm.path for norm in bnref.norms.find(model) if not
+           np.any(norm.mean)]`` is not empty
    :likelihood: often
    :question: 2
+   :doctor: never_updated
 
 .. symptom:: an error message
    :cause: "uninitialized value" of a moving mean: TensorFlow 1 saved the trainable variables only
@@ -35,7 +37,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import population, tf1, training
+from bnref import doctor, population, tf1, training
 from bnref_gallery import datasets, models, scale, tower_networks
 
 v1 = tf.compat.v1
@@ -46,20 +48,28 @@ norm = partial(bnref.BatchNorm, momentum=0.9)
 network = partial(models.perceptron, norm, inputs=(28, 28, 1), units=(64,) * 6)
 
 
-def copied(seed):
-    """Test accuracies of a network, its wrong copy, its right copy, and the wrong copy repaired."""
-    keras.utils.set_random_seed(seed)
-    trained, wrong, right = network(), network(), network()
-    training.train(trained, data.x_train, data.y_train, steps=150, batch_size=64, seed=seed)
+def copies(trained):
+    """A wrong copy, and a right one."""
+    wrong, right = network(), network()
     for source, target in zip(trained.trainable_variables, wrong.trainable_variables, strict=True):
         target.assign(source)  # wrong
     right.set_weights(trained.get_weights())  # right
+    return wrong, right
+
+
+def copied(seed):
+    """A network; test accuracies of it, its wrong copy, its right copy, the wrong one repaired."""
+    keras.utils.set_random_seed(seed)
+    trained = network()
+    training.train(trained, data.x_train, data.y_train, steps=150, batch_size=64, seed=seed)
+    wrong, right = copies(trained)
     accuracies = [training.evaluate(model, x, y)[1] for model in (trained, wrong, right)]
     population.recompute(wrong, np.split(data.x_train, 10))
-    return [*accuracies, training.evaluate(wrong, x, y)[1]]
+    return trained, [*accuracies, training.evaluate(wrong, x, y)[1]]
 
 
-today = np.array([copied(seed) for seed in seeds])
+networks, accuracies = zip(*[copied(seed) for seed in seeds], strict=True)
+today = np.array(accuracies)
 
 # %%
 # TensorFlow 1
@@ -114,8 +124,9 @@ for ax, runs, title in zip(
 plt.show()
 
 # %%
-# To check your own model, compare predictions before saving and after loading. The fix is the line
-# marked ``# right``, or ``model.save``; in TensorFlow 1 ``Saver()`` without an argument. Met in
+# To check your own model, compare predictions before saving and after loading, or call
+# ``bnref.doctor.examine(loaded, data, only=["never_updated"])``. The fix is the line marked
+# ``# right``, or ``model.save``; in TensorFlow 1 ``Saver()`` without an argument. Met in
 # `tinghuiz/SfMLearner#17 <https://github.com/tinghuiz/SfMLearner/issues/17>`_ (the error), and in
 # PyTorch: in `DLR-RM/stable-baselines3#996
 # <https://github.com/DLR-RM/stable-baselines3/issues/996>`_ (target networks) and
@@ -126,6 +137,17 @@ plt.show()
 
 print("Keras, trained, trainable only, all, recomputed:", *today.round(3).tolist())
 print("TensorFlow 1, trained, trainable only, all; error:", *once.round(3).tolist())
-for runs in (today, once):
-    assert (runs[:, 0] - runs[:, 1]).mean() > 0.2 and np.abs(runs[:, 2] - runs[:, 0]).max() < 0.005
+for each in (today, once):
+    assert (each[:, 0] - each[:, 1]).mean() > 0.2 and np.abs(each[:, 2] - each[:, 0]).max() < 0.005
 assert np.abs(today[:, 3] - today[:, 0]).max() < 0.04 and once[:, 3].all()
+
+
+def found(copy):
+    report = doctor.examine(copy, (x[:128], y[:128]), only=["never_updated"])
+    return [finding.evidence for finding in report.findings]
+
+
+wrong, right = copies(networks[0])
+print("the doctor, of the wrong copy:", *found(wrong))
+assert found(wrong), "the check fires on the wrong copy"
+assert not found(right), "and is silent on the right one"

@@ -14,28 +14,34 @@ wrongly: those of a column over all channels, instead of a channel's over all pi
 
 .. symptom:: no better than without batch norm
    :cause: channels first and ``axis=-1``: image columns are normalized
-   :check: ``layer.gamma.shape`` is the width of the images, not the number of channels
+   :check: ``[norm.channels for norm in bnref.norms.find(model)]`` has the width of the images,
+           not the number of channels
    :likelihood: seldom
    :question: 1
+   :doctor: wrong_axis
 
 .. symptom:: numbers differ from PyTorch
    :cause: a port that keeps (N, C, H, W) and leaves ``axis`` at -1
-   :check: ``layer.gamma.shape`` is the width of the images, not the number of channels
+   :check: ``[norm.channels for norm in bnref.norms.find(model)]`` has the width of the images,
+           not the number of channels
    :likelihood: sometimes
    :question: 1
+   :doctor: wrong_axis
 
 .. symptom:: an error message
    :cause: images of another width, and normalized columns instead of channels
-   :check: ``layer.gamma.shape`` is the width of the images, not the number of channels
+   :check: ``[norm.channels for norm in bnref.norms.find(model)]`` has the width of the images,
+           not the number of channels
    :likelihood: seldom
    :question: 1
+   :doctor: wrong_axis
 """
 
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bnref import training
+from bnref import doctor, training
 from bnref_gallery import datasets, scale
 
 # %%
@@ -82,7 +88,9 @@ fig.legend(loc="outside lower center", ncols=3)
 plt.show()
 
 # %%
-# To check your own model, look at the shapes, or give it wider images:
+# To check your own model, look at the shapes, or give it wider images. A convolution before the
+# norm says where its channels are, and ``bnref.doctor.examine(model, data, only=["wrong_axis"])``
+# compares the two.
 
 images = np.zeros((2, 8, 28, 28), "float32")  # (N, C, H, W)
 shapes, errors = {}, {}
@@ -113,3 +121,14 @@ wrong, right, without = (values.mean(0) for values in runs.values())
 assert shapes == {"axis=-1": (28,), "axis=1": (8,)} and list(errors) == ["axis=-1"]
 assert wrong[0] - without[0] < 0.06 and right[0] > wrong[0]
 assert wrong[0] - wrong[2] > max(0.2, right[0] - right[2] + 0.1)
+
+
+def found(name):
+    some = data.x_test[:64], data.y_test[:64]
+    report = doctor.examine(network(NORMS[name]), some, only=["wrong_axis"])
+    return [finding.evidence for finding in report.findings]
+
+
+print("the doctor, of axis=-1:", *found("axis=-1"))
+assert found("axis=-1"), "the check fires on the wrong axis"
+assert not found("axis=1"), "and is silent on the right one"

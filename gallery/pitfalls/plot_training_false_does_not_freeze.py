@@ -14,15 +14,24 @@ put together, and ``fit`` calls it with True. What the code of a ``call`` method
 
 .. symptom:: statistics change when they should not
    :cause: Keras 3 overrides the ``training=False`` of a functional model, and the base was unfrozen
-   :check: ``sum(l.trainable for l in base.layers if hasattr(l, "moving_mean"))`` is above 0
+   :check: ``sum(norm.trainable for norm in bnref.norms.find(base))`` is above 0
    :likelihood: often
    :question: 3
+   :doctor: training_false_overridden
+
+.. symptom:: statistics change when they should not
+   :cause: layers were frozen after ``compile``, and ``fit`` keeps the step that it traced before
+   :check: call ``model.compile`` again: does ``layer.moving_mean`` stand still now?
+   :likelihood: sometimes
+   :question: 3
+   :doctor: frozen_after_compile
 
 .. symptom:: fine-tuned model collapses
    :cause: the whole base was unfrozen, its batch norm with it, and the batches are small
-   :check: ``sum(l.trainable for l in base.layers if hasattr(l, "moving_mean"))`` is above 0
+   :check: ``sum(norm.trainable for norm in bnref.norms.find(base))`` is above 0
    :likelihood: usual
    :question: 3
+   :doctor: training_false_overridden
 """
 
 import itertools
@@ -32,7 +41,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tf_keras
 
-from bnref import training
+from bnref import doctor, training
 from bnref_gallery import datasets, defects, scale
 
 LIBRARIES = {"Keras 3": keras, "tf_keras": tf_keras}
@@ -104,9 +113,10 @@ for case in itertools.product(LIBRARIES, CALLS):
 
 # %%
 # What it costs in batches of 2. The fix, to be repeated before every ``compile``, is the loop over
-# ``norms`` above; for models inside the base, go through their layers too. It holds γ and β as
-# well; :class:`bnref.layers.FrozenBatchNorm` lets them learn. To check your own model, count the
-# layers that have a ``moving_mean`` and are trainable: there must be none.
+# ``norms`` above; ``bnref.norms.find(base)`` has them for models inside the base too. It holds γ
+# and β as well; :class:`bnref.layers.FrozenBatchNorm` lets them learn. To check your own model,
+# count the norms that are trainable: there must be none. What was recorded in vain is found by
+# ``bnref.doctor.examine(model, data, only=["training_false_overridden"])``.
 
 recorded = list(CALLS)[1]
 arms = [("Keras 3", "base(x)", False), *((*case, True) for case in table if case[1] == recorded)]
@@ -123,7 +133,8 @@ plt.show()
 #
 # ``fit`` keeps the graph that it traced first. A layer that is frozen afterwards learns and
 # remembers on, without a word, until ``compile`` is called again. The step of
-# :class:`bnref.training.Run` looks at ``trainable`` in every step, and is traced anew.
+# :class:`bnref.training.Run` looks at ``trainable`` in every step, and is traced anew. To check:
+# ``bnref.doctor.examine(model, data, only=["frozen_after_compile"])``.
 
 
 def moved_by(step, norm):
@@ -143,11 +154,12 @@ def frozen_after_the_first_step(how):
     norms[0].trainable = False
     if how == "compile again":
         model.compile("sgd", model.loss)  # right
-    return moved_by(step, norms[0])
+    return moved_by(step, norms[0]), model
 
 
 ways = ("compiled once", "compile again", "bnref.training.Run")
-after_freezing = {how: frozen_after_the_first_step(how) for how in ways}
+frozen = {how: frozen_after_the_first_step(how) for how in ways}
+after_freezing = {how: moved for how, (moved, _) in frozen.items()}
 print("moved after it was frozen:", after_freezing)
 
 # %%
@@ -167,3 +179,18 @@ assert not shows or ((runs[1] < runs[0]).all() and (runs[0] - runs[1]).mean() > 
 assert after_freezing["compiled once"] > 1e-3, "the graph traced first goes on"
 assert after_freezing["compile again"] == 0, "compile makes a new one"
 assert after_freezing["bnref.training.Run"] == 0, "the step of bnref notices"
+
+
+def found(model, cause):
+    report = doctor.examine(model, new, only=[cause])
+    return [finding.evidence for finding in report.findings]
+
+
+model, _, norms = network(keras, recorded)
+overridden = found(model, "training_false_overridden")
+for norm in norms:
+    norm.trainable = False
+late, again = (found(frozen[how][1], "frozen_after_compile") for how in ways[:2])
+print("the doctor, of the wrong models:", *overridden, *late)
+assert bool(overridden) == shows and not found(model, "training_false_overridden")
+assert late and not again

@@ -14,21 +14,34 @@ and these are the start values. Training and validation agree, so no gap between
 
 .. symptom:: statistics never change
    :cause: the loop calls ``model(x)`` without ``training=True``
-   :check: the loop calls ``model(x)``: with ``training=True``, does ``layer.moving_mean`` change?
+   :check: after some steps, ``[norm.path for norm in bnref.norms.find(model) if not
+           np.any(norm.mean)]`` is not empty
    :likelihood: usual
    :question: 3
+   :doctor: never_updated
 
 .. symptom:: statistics never change
    :cause: Keras 3 ``fit`` of a subclass whose ``call`` does not name ``training``
-   :check: ``"training" in inspect.signature(model.call).parameters`` is False
+   :check: ``"training" not in inspect.signature(model.call).parameters``
    :likelihood: often
    :question: 3
+   :doctor: never_updated
+
+.. symptom:: statistics never change
+   :cause: a ``call`` says ``training=False`` to a layer within, or calls ``layer.call``
+   :check: after ``model(x, training=True)``, ``[norm.path for norm in bnref.norms.find(model) if
+           not np.any(norm.mean)]`` is not empty
+   :likelihood: sometimes
+   :question: 3
+   :doctor: training_never_passed
 
 .. symptom:: no better than without batch norm
    :cause: the layers are never told that this is training
-   :check: ``np.any(layer.moving_mean)`` is False after some steps
+   :check: after some steps, ``[norm.path for norm in bnref.norms.find(model) if not
+           np.any(norm.mean)]`` is not empty
    :likelihood: often
    :question: 3
+   :doctor: never_updated
 """
 
 import keras
@@ -36,6 +49,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tf_keras
 
+from bnref import doctor
 from bnref_gallery import datasets, models, scale
 
 LIBRARIES = {"Keras 3": keras, "tf_keras": tf_keras}
@@ -96,18 +110,23 @@ def norm():
     return keras.layers.BatchNormalization(momentum=0.9)
 
 
-def accuracies(call, norm, seed):
+def trained(call, norm, seed):
     keras.utils.set_random_seed(seed)
     model = model_of(keras, call, models.perceptron(norm, inputs=(28, 28, 1), units=(64,) * 4))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"], jit_compile=False)
     options = {"validation_data": (dark_test, data.y_test), "epochs": 4, "verbose": 0}
-    return model.fit(dark_train, data.y_train, 64, **options).history["val_accuracy"]
+    model.fit(dark_train, data.y_train, 64, **options)
+    return model
 
 
 seeds = range(scale.at_scale(quick=3, full=10))
 arms = {"named": ("named", norm), "not named": ("not named", norm), "no norm": ("named", None)}
-runs = {arm: np.array([accuracies(*arms[arm], seed) for seed in seeds]) for arm in arms}
+networks = {arm: [trained(*arms[arm], seed) for seed in seeds] for arm in arms}
+runs = {
+    arm: np.array([network.history.history["val_accuracy"] for network in some])
+    for arm, some in networks.items()
+}
 fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
 for (arm, values), style in zip(runs.items(), ("C0o-", "C1X-", "C4:"), strict=True):
     ax.plot(range(1, 5), values.mean(0), style, label=arm)
@@ -117,8 +136,10 @@ fig.legend(loc="outside lower center", ncols=3)
 plt.show()
 
 # %%
-# To check your own model, look at a ``moving_mean`` after some steps. The fix: ``training=True`` in
-# your own loop, and ``training`` named in every ``call`` and passed on. Met in
+# To check your own model, look at a ``moving_mean`` after some steps, as
+# ``bnref.doctor.examine(model, data, only=["never_updated"])`` does. A ``call`` that says False, or
+# skips the call around it, is found before the first step, by ``only=["training_never_passed"]``.
+# The fix: ``training=True`` in your own loop, and ``training`` named in every ``call``. Met in
 # `tensorflow/tensorflow#32864 <https://github.com/tensorflow/tensorflow/issues/32864>`_ (a loop),
 # and in `keras-team/keras-hub#1500 <https://github.com/keras-team/keras-hub/issues/1500>`_ for
 # dropout, which Keras 3 left off where tf_keras did not.
@@ -132,3 +153,16 @@ for (name, call), row in table.items():
 right, lost, none = (values[:, -1] for values in runs.values())
 print("test accuracy after 4 epochs, named, not named, no norm:", right, lost, none)
 assert (right - lost).mean() > 0.3 and (right > lost).all() and lost.mean() < none.mean() + 0.1
+
+
+def found(model, cause):
+    report = doctor.examine(model, (dark_train[:256], data.y_train[:256]), only=[cause])
+    return [finding.evidence for finding in report.findings]
+
+
+wrong, right = networks["not named"][0], networks["named"][0]
+deaf = model_of(keras, "False", models.perceptron(norm, inputs=(28, 28, 1)))
+deaf(dark_train[:1])
+print("the doctor:", *found(wrong, "never_updated"), *found(deaf, "training_never_passed"))
+assert found(wrong, "never_updated") and found(deaf, "training_never_passed")
+assert not found(right, "never_updated") and not found(right, "training_never_passed")

@@ -13,9 +13,11 @@ questions is answered wrongly.
 
 .. symptom:: no better than without batch norm
    :cause: weight decay tuned without batch norm acts as a learning rate, or shrinks γ
-   :check: train once with ``weight_decay=0``, and look whether ``layer.gamma`` is near 0
+   :check: train once with ``weight_decay=0``; and
+           ``[float(np.median(np.abs(norm.gamma))) for norm in bnref.norms.find(model)]`` is near 0
    :likelihood: seldom
    :question: none
+   :doctor: gamma_vanishes
 """
 
 from functools import partial
@@ -26,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import training
+from bnref import doctor, training
 from bnref_gallery import datasets, models, scale
 
 STEPS, RATE = 300, 0.1
@@ -84,8 +86,10 @@ def learnt(where, decay):
             angles.append(turned(before, kernels[1].numpy()))
         accuracy = training.evaluate(model, data.x_test, data.y_test)[1]
         yield *losses, accuracy, np.mean(angles[-50:])
+    networks[where, decay] = model
 
 
+networks = {}  # the last of each arm
 ARMS = [("none", 0), ("kernels", 0.1), ("growing rate", 0.1), ("kernels", 0.2), ("kernels", 0.5)]
 ARMS += [("γ and β", 0.02), ("γ and β", 0.5)]
 runs = {arm: np.array([*learnt(*arm)]) for arm in ARMS}
@@ -105,9 +109,10 @@ plt.show()
 
 # %%
 # To check your own model, look at the length of the weights: where it has settled, learning rate
-# and decay act through ηλ alone, so tune the two together. To spare γ and β, in Keras 3:
-# ``optimizer.exclude_from_weight_decay(var_names=["gamma", "beta"])``. See also van Laarhoven 2017,
-# arXiv 1706.05350; asked, without an answer, in `google-research/bert#289
+# and decay act through ηλ alone, so tune the two together. Whether decay has shrunk γ, says
+# ``bnref.doctor.examine(model, data, only=["gamma_vanishes"])`` of a compiled model. To spare γ and
+# β, in Keras 3: ``optimizer.exclude_from_weight_decay(var_names=["gamma", "beta"])``. See also van
+# Laarhoven 2017, arXiv 1706.05350; asked, without an answer, in `google-research/bert#289
 # <https://github.com/google-research/bert/issues/289>`_.
 #
 # Conclusion
@@ -123,3 +128,15 @@ assert same < 0.02 and none > 0.1
 assert abs(angles.mean(1) / np.sqrt(2 * RATE * decays) - 1).max() < 0.15
 lost = {arm: (accuracies["none", 0] - values).mean() for arm, values in accuracies.items()}
 assert lost["kernels", 0.5] > 0.05 and abs(lost["γ and β", 0.02]) < 0.03 < lost["γ and β", 0.5]
+
+
+def found(decay):
+    model = networks["γ and β", decay]
+    model.compile(keras.optimizers.SGD(RATE, weight_decay=decay))
+    report = doctor.examine(model, data.x_test[:64], only=["gamma_vanishes"])
+    return [finding.evidence for finding in report.findings]
+
+
+print("the doctor, of γ under decay:", *found(0.5))
+assert found(0.5), "the check fires where γ has shrunk"
+assert not found(0.02), "and is silent where it has not"

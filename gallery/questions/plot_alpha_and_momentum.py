@@ -18,23 +18,26 @@ is </gallery/questions/plot_alpha_and_momentum_of_renorm>` and :doc:`what UPDATE
    :check: ``layer.momentum`` and PyTorch's ``momentum``, or Lasagne's ``alpha``, do not add up to 1
    :likelihood: usual
    :question: 2
+   :doctor: momentum_of_another_framework
 
 .. symptom:: validation jumps
    :cause: a momentum of 0.1, copied from PyTorch, where it means 0.9
-   :check: ``layer.momentum`` is below 0.5
+   :check: ``[norm.path for norm in bnref.norms.find(model) if norm.momentum < 0.5]`` is not empty
    :likelihood: sometimes
    :question: 2
+   :doctor: momentum_of_another_framework
 """
 
 import warnings
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from tf_keras.src.legacy_tf_layers.normalization import batch_normalization
 
 import bnref
-from bnref import conventions, tf1
+from bnref import conventions, doctor, tf1
 
 v1 = tf.compat.v1
 warnings.filterwarnings("ignore", "`tf.layers.batch_normalization` is deprecated")
@@ -111,9 +114,10 @@ print(ported.arguments, f"largest difference at inference: {np.abs(here - there)
 # %%
 # To check a port, feed both networks one batch at inference and compare layer by layer. A wrong
 # epsilon shows where variances are small. A wrong momentum does not show, for it changes only what
-# further training does: compare the arguments. `transformers changed its TensorFlow models in 2022
-# <https://github.com/huggingface/transformers/pull/19454>`__, `torchvision MaxViT in 2024
-# <https://github.com/pytorch/vision/issues/8250>`__; `pix2pix
+# further training does: compare the arguments. A default of 0.1, copied as it stands, is found by
+# ``bnref.doctor.examine(model, data, only=["momentum_of_another_framework"])``. `transformers
+# changed its TensorFlow models in 2022 <https://github.com/huggingface/transformers/pull/19454>`__,
+# `torchvision MaxViT in 2024 <https://github.com/pytorch/vision/issues/8250>`__; `pix2pix
 # <https://github.com/affinelayer/pix2pix-tensorflow/issues/126>`__ has Torch's 0.1 in TensorFlow.
 #
 # Conclusion
@@ -130,3 +134,15 @@ defaults = conventions.CONVENTIONS["lasagne"], conventions.CONVENTIONS["tf_keras
 assert [(each.momentum, each.epsilon) for each in defaults] == [(0.1, 1e-4), (0.99, 1e-3)]
 assert ported.arguments == {"momentum": 0.1, "epsilon": 1e-4}
 assert np.abs(here - there).max() < 1e-4
+
+
+def found(momentum):
+    norm = keras.layers.BatchNormalization(momentum=momentum)
+    model = keras.Sequential([keras.Input((1,)), norm])
+    report = doctor.examine(model, BATCHES, only=["momentum_of_another_framework"])
+    return [finding.evidence for finding in report.findings]
+
+
+print("the doctor, of Lasagne's default copied:", *found(0.1))
+assert found(0.1), "the check fires on alpha = 0.1 copied"
+assert not found(conventions.convert_momentum(0.1, source="lasagne", target="keras"))

@@ -18,18 +18,22 @@ Question 1, *whose statistics*: a batch of neighbours has its utterance's, not t
       above 1?
    :likelihood: often
    :question: 1
+   :doctor: batches_not_shuffled
 
 .. symptom:: worse with small batches
    :cause: examples of a batch are alike, so that few of them count
    :check: draw the batch from many files: does the same batch size do better?
    :likelihood: sometimes
    :question: 1
+   :doctor: batches_not_shuffled
 """
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
+from bnref import doctor
 from bnref.moving_average import fluctuation
 from bnref_gallery import datasets
 
@@ -111,7 +115,9 @@ plt.show()
 # or less. In a network, where the weights move too, it is no cure: in that of the post 0.99 jumps
 # as much as 0.9. What helps is to shuffle. To check your own data, compute ``N * means.var(0) /
 # examples.var(0)`` over many batches of N: about 1 if the examples of a batch are independent; if
-# not, a batch is worth N over that. :doc:`/explorer` draws all of this.
+# not, a batch is worth N over that. So counts, for the norms of a model,
+# ``bnref.doctor.examine(model, data, only=["batches_not_shuffled"])``. :doc:`/explorer` draws all
+# of this.
 #
 # Conclusion
 # ----------
@@ -130,3 +136,15 @@ assert np.all(np.abs(np.log(alike[:, 5] / alike[:, 6])) < np.log(2.2)), "roughly
 assert np.all(np.abs(np.log(mixed[:, 5] / mixed[:, 7])) < np.log(1.4))
 assert 6 < np.median(alike[:, 5] / mixed[:, 5]) < 12, "seven to eleven times"
 assert np.all(alike[1::2, 5] < 0.6 * alike[::2, 5])
+
+
+def found(frames):
+    model = keras.Sequential([keras.Input((257,)), keras.layers.BatchNormalization()])
+    report = doctor.examine(model, frames, batch_size=128, only=["batches_not_shuffled"])
+    return [finding.evidence for finding in report.findings]
+
+
+wrong, right = found(train.noisy), found(random.permutation(train.noisy))
+print("the doctor, by utterance:", *wrong)
+assert wrong, "the check fires on utterances"
+assert not right, "and is silent on shuffled frames"

@@ -18,6 +18,7 @@ and smaller, while the page is built. What the post's code does wrong:
    :check: print ``momentum ** steps``: the weight of the start value
    :likelihood: often
    :question: 2
+   :doctor: few_steps
 """
 
 import textwrap
@@ -27,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import population, training
+from bnref import doctor, population, training
 from bnref_gallery import datasets, models, records, scale
 
 # %%
@@ -70,7 +71,8 @@ print(textwrap.fill(records.provenance_line(provenance), 95))
 # the start still weighs 0.99ᵗ, and here the variances are far below 1: until 0.99ᵗ is far below
 # them too, the layer divides mostly by the start. A debiased average has no start and gets to 95 %
 # after 60 batches, but ends a point below batch statistics, because it holds those of past weights.
-# Recomputed from 20 batches, the population is right at once.
+# Recomputed from 20 batches, the population is right at once. Whether yours is still partly its
+# start, says ``bnref.doctor.examine(model, data, only=["few_steps"])``.
 #
 # The same, while this page was built
 # -----------------------------------
@@ -91,11 +93,13 @@ def live(norm, seed):
     options["measure"] = lambda run: {"accuracy": accuracy(run.model)}
     adam = keras.optimizers.Adam(0.002)
     history = training.train(model, data.x_train, data.y_train, optimizer=adam, **options)
+    networks[norm] = model, model.get_weights()
     if norm:
         population.recompute(model, np.split(data.x_train[:2000], 20))
     return [*history["accuracy"], accuracy(model)]
 
 
+networks = {}  # the last of each, with its weights and population before these were recomputed
 seeds = range(scale.at_scale(quick=3, full=10))
 small = {name: np.array([live(norm, seed) for seed in seeds]) for name, norm in norms.items()}
 fig, ax = plt.subplots(figsize=(6.2, 3), layout="constrained")
@@ -123,3 +127,16 @@ assert lines[moving][:, steps > 50].min(1).max() < 0.25, "every start falls back
 assert abs(last[batch] - last[without]) < 0.003 and last[posted] < last[without]
 assert first[debiased].mean() < 80 and 0.005 < last[batch] - last[debiased] < 0.02
 assert (small["moving"][:, -2] < 0.9).all() and (small["moving"][:, -1] > 0.9).all()
+
+
+def found(model):
+    some = data.x_train[:512], data.y_train[:512]
+    report = doctor.examine(model, some, batch_size=64, only=["few_steps"])
+    return [finding.evidence for finding in report.findings]
+
+
+model, before = networks[bnref.BatchNorm]
+assert not found(model), "the check is silent where the population was recomputed"
+model.set_weights(before)
+print("the doctor, before that:", *found(model))
+assert found(model), "and fires where it still has its start"

@@ -16,6 +16,7 @@ it must not depend on which other images are in the batch.
    :check: is the last layer before the loss a batch norm?
    :likelihood: sometimes
    :question: none
+   :doctor: norm_on_logits
 """
 
 import argparse
@@ -26,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import training
+from bnref import doctor, training
 from bnref_gallery import datasets, models, scale
 
 data = datasets.load("mnist").take(train=4000, test=500)
@@ -61,10 +62,14 @@ print(f"least loss of a perfect network: sigmoid {least_sigmoid:.3f}, softmax {l
 # losses are those of the training batches, so nothing here depends on what is remembered.
 
 
+def network(norm_on_logits):
+    options = {"filters": (8, 16), "units": 64, "norm_on_logits": norm_on_logits}
+    return models.two_convolutions(lambda: bnref.BatchNorm(momentum=0.9), **options)
+
+
 def trained(seed, loss, norm_on_logits):
     keras.utils.set_random_seed(seed)
-    options = {"filters": (8, 16), "units": 64, "norm_on_logits": norm_on_logits}
-    model = models.two_convolutions(lambda: bnref.BatchNorm(momentum=0.9), **options)
+    model = network(norm_on_logits)
     adam = keras.optimizers.Adam(0.002)
     options = {"steps": 120, "batch_size": 64, "optimizer": adam, "every": 5}
     history = training.train(model, data.x_train, data.y_train, loss=loss, seed=seed, **options)
@@ -114,6 +119,9 @@ print(
 )
 
 # %%
+# To check your own model, look at its last layer, or call
+# ``bnref.doctor.examine(model, data, only=["norm_on_logits"])``.
+#
 # Conclusion
 # ----------
 
@@ -125,3 +133,14 @@ assert abs(posted - least_sigmoid) < 0.1 and sigmoid < 0.15, "held at the bound,
 assert normed > repaired
 assert sums.max() - sums.min() > 0.5, "sigmoids are no distribution"
 assert options.is_bn not in ("True", "False") and options.batch_norm is True
+
+
+def found(norm_on_logits):
+    some = data.x_test[:64], data.y_test[:64]
+    report = doctor.examine(network(norm_on_logits), some, only=["norm_on_logits"])
+    return [finding.evidence for finding in report.findings]
+
+
+print("the doctor, of the norm on the logits:", *found(True))
+assert found(True), "the check fires on the wrong model"
+assert not found(False), "and is silent on the right one"

@@ -16,12 +16,14 @@ example's own. In every arm an update sees the same 128 images; only the statist
    :check: train with the same steps at twice the batch
    :likelihood: usual
    :question: 1
+   :doctor: small_batches
 
 .. symptom:: worse on two GPUs
    :cause: each replica normalizes by its own, smaller batch
    :check: set ``synchronized=True``: is it as good as one device again?
    :likelihood: usual
    :question: 1
+   :doctor: small_batches
 """
 
 import textwrap
@@ -32,7 +34,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import training
+from bnref import doctor, training
 from bnref_gallery import datasets, models, records, scale
 
 provenance, record = records.read(records.path_of("batch_size.csv"))
@@ -103,6 +105,8 @@ plt.show()
 # %%
 # Which to take
 # -------------
+# To check your own model: ``bnref.doctor.examine(model, data, only=["small_batches"])``.
+#
 # - 16 images a replica or more: batch norm as it is. The population is an average over updates, so
 #   count updates too (:doc:`plot_the_moving_average_lags_or_trembles`).
 # - fewer, several replicas: :class:`bnref.layers.SyncBatchNorm`, up to 16 together.
@@ -131,3 +135,15 @@ moved = (record["recomputed"] - record["accuracy"])[arms]
 assert all(abs(moved[record["batch"][arms] == size].mean()) < 0.005 for size in SIZES)
 two, synchronized, group = (rows[:, -1].mean() for rows in live.values())
 assert max(two, group) < synchronized
+
+
+def found(size):
+    model = models.three_convolutions(ARMS["synchronized"], image_shape=x_train.shape[1:])
+    some = x_train[: 16 * size]
+    report = doctor.examine(model, some, batch_size=size, only=["small_batches"])
+    return [finding.evidence for finding in report.findings]
+
+
+print("the doctor, of 2 images on one replica:", *found(2))
+assert found(2), "the check fires on batches of 2"
+assert not found(16), "and is silent from 16 on"

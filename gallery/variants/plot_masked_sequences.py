@@ -17,12 +17,14 @@ the former and not the latter: what it puts out there, the next convolution read
    :check: pad one sequence more: does its prediction change?
    :likelihood: often
    :question: 1
+   :doctor: padding_counted
 
 .. symptom:: validation far worse than training
    :cause: training and test are padded by different amounts
    :check: compare the share of padding in both
    :likelihood: sometimes
    :question: 1
+   :doctor: padding_counted
 """
 
 import keras
@@ -30,7 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import functional, training
+from bnref import doctor, functional, training
 from bnref_gallery import datasets, scale
 
 # %%
@@ -112,7 +114,8 @@ fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# To check your own model: predict one sequence alone, and padded to twice its length. The fix::
+# To check your own model: predict one sequence alone, and padded to twice its length; or call
+# ``bnref.doctor.examine(model, data, only=["padding_counted"])``. The fix::
 #
 #     x = bnref.MaskedBatchNorm()(x, mask=mask)
 #     x = keras.layers.BatchNormalization()(x, mask=mask) * weight  # in Keras alone
@@ -131,3 +134,16 @@ assert (changed[:2] > 0.01).all() and (changed[2] == 0).all() and difference[2].
 poisoned, layer = np.where(mask[..., None], x, np.nan), bnref.MaskedBatchNorm()
 once, again = (layer(each, mask=mask, training=True).numpy() for each in (x, poisoned))
 assert (once == again).all() and (once[~mask] == 0).all(), "NaN in the padding changes nothing"
+
+
+def found(norm):
+    model = Reader(norm)
+    model(train[:1])
+    report = doctor.examine(model, train[:64], only=["padding_counted"])
+    return [finding.evidence for finding in report.findings]
+
+
+wrong, *right = (found(norm) for norm in norms)
+print("the doctor, of padding counted:", *wrong)
+assert wrong, "the check fires where padding counts"
+assert not any(right), "and is silent where a mask is heard"

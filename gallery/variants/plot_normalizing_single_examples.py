@@ -17,6 +17,7 @@ it is no part of the population. Inference example weighing (Summers & Dinneen 2
    :check: compare mean and variance of test and training inputs
    :likelihood: sometimes
    :question: 3
+   :doctor: validation_of_another_kind
 """
 
 from functools import partial
@@ -26,7 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import training
+from bnref import doctor, training
 from bnref_gallery import datasets, models, scale
 
 # %%
@@ -105,10 +106,11 @@ print("a dense layer's outputs (1, -1) and (20, -20), each alone:", outputs.toli
 # Verdict
 # -------
 # It is a parameter of the test data. Choose α on validation data like those you will meet: without
-# a shift there is nothing to win here, and beyond 0.3 something to lose. The layer is no fixed line
-# any more, so it cannot be folded into a convolution (:doc:`plot_folding_into_the_convolution`). If
-# examples of the new kind come in numbers, recompute the population on them:
-# :func:`bnref.population.recompute`.
+# a shift there is nothing to win here, and beyond 0.3 something to lose. Whether there is a shift:
+# ``bnref.doctor.examine(model, data, test, only=["validation_of_another_kind"])``. The layer is no
+# fixed line any more, so it cannot be folded into a convolution
+# (:doc:`plot_folding_into_the_convolution`). If examples of the new kind come in numbers, recompute
+# the population on them: :func:`bnref.population.recompute`.
 #
 # Conclusion
 # ----------
@@ -124,3 +126,15 @@ assert best["dimmed"][0.5] > 20 and best["noisy"][0.5] > 5
 for name in SETS:
     assert best[name][0.99] < max(best[name].values()) - 3, "alone it is never the best"
 assert not outputs.any(), "β, whatever came in"
+
+
+def found(images):
+    only = ["validation_of_another_kind"]
+    report = doctor.examine(runs[0][0], data.x_train[:64], images[:64], only=only)
+    return [finding.evidence for finding in report.findings]
+
+
+wrong, right = found(SETS["dimmed"]), found(SETS["as in training"])
+print("the doctor, of dimmed images:", *wrong)
+assert wrong, "the check fires on dimmed images"
+assert not right, "and is silent on such as in training"

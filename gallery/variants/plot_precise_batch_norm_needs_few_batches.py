@@ -18,6 +18,7 @@ fresh batches under the present weights (Wu & Johnson 2021, arXiv 2105.07576, se
    :check: recompute on 8 batches (:func:`bnref.population.recompute`): does the test change?
    :likelihood: sometimes
    :question: 2
+   :doctor: stale_population
 """
 
 import keras
@@ -25,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import population, training
+from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 
 data = datasets.load("mnist").take(train=4000, test=500)
@@ -105,7 +106,8 @@ fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", nco
 plt.show()
 
 # %%
-# Check your own model like this: recompute, and test again; if nothing changes, leave it. It helps
+# Check your own model like this: recompute, and test again; if nothing changes, leave it. Or ask
+# ``bnref.doctor.examine(model, data, only=["stale_population"])``, which does that. It helps
 # with a constant learning rate and after few steps, and costs K forward passes. Shuffle the batches
 # or stay with ``pooled``: with batches of one class, ``corrected`` loses what lies between classes.
 #
@@ -123,3 +125,18 @@ assert abs(by_k[3] - everything) < 0.02
 low = np.mean(estimated(by_class, population.corrected)[1])
 print(f"by class: corrected variance off by {low:.0%}; accuracy {corrected}, pooled {pooled}")
 assert low < -0.2 and np.allclose(estimated(by_class), 0, atol=1e-6)
+
+
+def found(model):
+    report = doctor.examine(model, (data.x_train, data.y_train), only=["stale_population"])
+    return [finding.evidence for finding in report.findings]
+
+
+keras.utils.set_random_seed(0)
+model = models.perceptron(bnref.BatchNorm, inputs=(28, 28, 1))
+sgd = keras.optimizers.SGD(0.1, momentum=0.9)
+training.train(model, data.x_train, data.y_train, steps=30, batch_size=size, optimizer=sgd, seed=0)
+print("the doctor, after 30 steps:", *found(model))
+assert found(model), "the check fires on the moving average"
+population.recompute(model, np.split(data.x_train[:512], 16))
+assert not found(model), "and is silent on the precise one"

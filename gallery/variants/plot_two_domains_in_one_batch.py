@@ -17,6 +17,7 @@ population is an average over both and fits neither.
    :check: a batch of one kind: ``training=True`` beside ``training=False``
    :likelihood: often
    :question: 1
+   :doctor: one_kind_a_batch
 """
 
 from functools import partial
@@ -26,7 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import training
+from bnref import doctor, training
 from bnref_gallery import datasets, scale
 
 # %%
@@ -61,15 +62,19 @@ def network(norm, by_domain):
     return keras.Model(inputs, keras.layers.Dense(10)(x))
 
 
+def drawn(seed, in_turns):
+    """Which examples each batch has."""
+    batches = np.random.default_rng(seed).integers(0, 3000, (STEPS, 64))
+    return batches + 3000 * (np.arange(STEPS)[:, None] % 2 if in_turns else np.arange(64) % 2)
+
+
 def learn(seed, norm, in_turns):
     """Test accuracy on clear and on faint digits, every 20 steps."""
     keras.utils.set_random_seed(seed)
     model = network(norm, by_domain=norm is EACH)
     rate = keras.optimizers.schedules.CosineDecay(0.003, STEPS)
     step, measured = training.Run(model, keras.optimizers.Adam(rate)).step, []
-    batches = np.random.default_rng(seed).integers(0, 3000, (STEPS, 64))
-    batches += 3000 * (np.arange(STEPS)[:, None] % 2 if in_turns else np.arange(64) % 2)
-    for number, batch in enumerate(batches, start=1):
+    for number, batch in enumerate(drawn(seed, in_turns), start=1):
         step(x_train[batch], y_train[batch])
         if number % 20 == 0:
             halves = zip(np.split(x_test, 2), np.split(y_test, 2), strict=True)
@@ -100,8 +105,10 @@ plt.show()
 # In your own model
 # -----------------
 # Compare a batch of one domain in ``training=True`` with ``training=False``: do they differ, while
-# mixed batches agree? Real and generated images of a GAN, source and target of an adaptation, clean
-# and adversarial images are domains. Mix them in every batch, at the shares of inference; or give
+# mixed batches agree? Whether your batches are of one kind each, says
+# ``bnref.doctor.examine(model, data, only=["one_kind_a_batch"])``. Real and
+# generated images of a GAN, source and target of an adaptation, clean and adversarial images are
+# domains. Mix them in every batch, at the shares of inference; or give
 # ``bnref.DomainBatchNorm(domains=2)`` the domain of each example, here and at inference. It costs a
 # few vectors a domain, and statistics of fewer examples. For a domain met after training,
 # :func:`bnref.population.recompute` on it, without labels. All variants: :doc:`/variants`.
@@ -117,3 +124,15 @@ assert turns[:, 1].max() < 0.4 < turns[:, 0].min()
 assert turns[:, 0].max() < mixture[:, 0].min() - 0.05
 assert mixture.min() > 0.75 and np.min(each) > 0.85, "either cure works"
 assert np.mean(each) > mixture.mean() + 0.02, "a population each is better"
+
+
+def found(in_turns):
+    batches = x_train[drawn(0, in_turns)[:16]]
+    report = doctor.examine(network(ONE, by_domain=False), list(batches), only=["one_kind_a_batch"])
+    return [finding.evidence for finding in report.findings]
+
+
+wrong, right = found(in_turns=True), found(in_turns=False)
+print("the doctor, of batches in turns:", *wrong)
+assert wrong, "the check fires on batches in turns"
+assert not right, "and is silent on mixed ones"

@@ -115,13 +115,14 @@ def effective_count(calls: list[Any]) -> float:
 
     Positions of one image are alike, so that they count for less: the variance of a batch's mean
     is that of the examples' means over N, and it would be the whole variance over this number.
+
+    Both are averaged over the batches before they are divided: of two examples the squared
+    difference scatters by so much that the median of its inverse is twice too large.
     """
-    found = []
-    for each in calls:
-        between = each.means.var(0, ddof=1) if len(each.means) > 1 else 0 * each.variance
-        with np.errstate(all="ignore"):
-            found.append(len(each.means) * (each.variances.mean(0) + between) / between)
-    found = np.array(found)
+    between = np.mean([each.means.var(0, ddof=1) for each in calls if len(each.means) > 1] or 0, 0)
+    within = np.mean([each.variances.mean(0) for each in calls], 0)
+    with np.errstate(all="ignore"):
+        found = np.atleast_1d(len(calls[0].means) * (within + between) / between)
     found = found[np.isfinite(found)]
     return float(np.median(found)) if found.size else float(calls[0].values)
 

@@ -3,22 +3,26 @@
 import numpy as np
 
 from bnref.doctor.checks._check import Found, check, paths
+from bnref.norms._finding import sources
+
+# Layers that leave each value in its place, so that what they get has its channels there too.
+IN_PLACE = {"Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Dropout", "GaussianNoise"}
 
 
 @check(1, "gallery/pitfalls/plot_the_wrong_axis_with_channels_first")
 def wrong_axis(case):
     """A norm normalizes another axis than the channels.
 
-    The layer before it says where its channels are: ``data_format``.
+    A layer before it says where its channels are, by ``data_format``: that right before it, or
+    before activations, dropout and ``Permute``, which moves them.
     """
     wrong = {}
     for norm in case.norms:
         calls = case.training.of(norm)
-        form = getattr(case.source(norm), "data_format", None)
-        if not calls or len(calls[0].shape) < 3 or form is None:
+        if not calls or len(calls[0].shape) < 3:
             continue
-        channels = 1 if form == "channels_first" else len(calls[0].shape) - 1
-        if norm.axis % len(calls[0].shape) != channels:
+        channels = _axis_of_channels(case.source(norm), len(calls[0].shape))
+        if channels is not None and norm.axis % len(calls[0].shape) != channels:
             wrong[norm] = channels, calls[0].shape
     if not wrong:
         return None
@@ -29,6 +33,22 @@ def wrong_axis(case):
     )
     fix = f"norm = keras.layers.BatchNormalization(axis={axis})"
     return Found(paths(wrong), evidence, fix)
+
+
+def _axis_of_channels(layer, rank):
+    """Where a layer puts out the channels, as far as it or those before it say; else None."""
+    axes = list(range(rank))  # which axis of the outputs of ``layer`` is now where
+    while layer is not None:
+        form = getattr(layer, "data_format", None)
+        if form is not None:
+            return axes.index(1 if form == "channels_first" else rank - 1)
+        if type(layer).__name__ == "Permute":
+            axes = [(0, *layer.dims)[axis] for axis in axes]
+        elif type(layer).__name__ not in IN_PLACE:
+            return None
+        before = sources(layer)
+        layer = before[0] if len(before) == 1 else None
+    return None
 
 
 @check(1, "gallery/pitfalls/plot_one_norm_for_two_branches")
