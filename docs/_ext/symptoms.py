@@ -1,10 +1,10 @@
 """The symptom finder: each page says what its reader sees, and one page lists the causes.
 
 A page has ``.. symptom:: <name>`` with a cause, a check, how likely the cause is, and which of the
-three questions it answers wrongly; ``:doctor: <name>`` says which of `bnref.doctor.CHECKS` finds it. ``.. causes:: <name>`` becomes the table of all entries of that
-name, the likeliest first; ``.. likely-causes::`` a table of the first of each; and
-``.. finder-controls::`` the list of names. A name without ``causes``, and ``causes`` without an
-entry, are warnings, and so errors.
+three questions it answers wrongly; ``:doctor: <name>`` says which of `bnref.doctor.CHECKS` finds
+it. ``.. causes:: <name>`` becomes the table of all entries of that name, the likeliest first;
+``.. likely-causes::`` a table of the first of each; and ``.. finder-controls::`` the list of names.
+A name without ``causes``, and ``causes`` without an entry, are warnings, and so errors.
 
 The directives of the finder make tables and lists that are empty; when every page is read, `Fill`
 puts in what the pages said.
