@@ -25,8 +25,8 @@ def small_batches(case):
 
     Statistics of N independent values scatter so that training differs from inference by √(3/2N) of
     a deviation: 0.43 at N = 8. N is the number of values that the batch is worth: the positions of
-    one image are alike, and count by what the examples' means say. Fewer than 4 examples are too few
-    whatever they are worth: two images, worth some 10 values in each layer, lose 8 points of
+    one image are alike, and count by what the examples' means say. Fewer than 4 examples are too
+    few whatever they are worth: two images, worth some 10 values in each layer, lose 8 points of
     CIFAR-10 in the record of the page, four lose 2.
     """
     small = {}
