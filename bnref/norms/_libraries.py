@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 
 import keras
 
@@ -45,6 +46,21 @@ class KerasNorm(Norm):
         """The batch's in training, unless it is not trained."""
         return SWITCHES if self.trainable else FROZEN
 
+    @property
+    def cancels_above(self):
+        """E[x²] − E[x]² where it is synchronized; XLA may make that of two passes elsewhere."""
+        return 100.0 if self.synchronized else 1000.0
+
+    @property
+    def unsynchronized_by_mask(self):
+        """Keras 3 averages over the replicas where there is no mask only."""
+        return self.synchronized
+
+    @property
+    def spoilt_without_example(self):
+        """Keras 3 divides by the replica's own count, 0 too, unless it is synchronized."""
+        return not self.synchronized
+
     def moments(self, x, mask=None):
         """Those of the replica's batch, or of all replicas' where the layer is synchronized."""
         own = super().moments(x, mask)
@@ -61,6 +77,7 @@ class TfKerasNorm(KerasNorm):
     """``tf_keras.layers.BatchNormalization``, which is Keras 2's and that of ``tf.layers``."""
 
     library = "tf_keras"
+    unsynchronized_by_mask = spoilt_without_example = False
 
     @property
     def masks(self):
@@ -72,6 +89,7 @@ class BnrefNorm(Norm):
     """A layer of `bnref.layers`, whose hooks say in their docstrings what they answer."""
 
     library = "bnref"
+    cancels_above = math.inf  # two passes, always
 
     @property
     def synchronized(self):

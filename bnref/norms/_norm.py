@@ -41,6 +41,10 @@ class Norm:
     # What is asked besides: does it average over replicas; does a mask select; does training move
     # the population; is inference one line a channel, the same for every example?
     synchronized = masks = updates = fixed = False
+    # What a library's code is known to do: from which |μ|/σ on its variance cancels, whether a mask
+    # switches synchronization off, and whether a replica without an example spoils its population.
+    cancels_above = 1000.0
+    unsynchronized_by_mask = spoilt_without_example = False
 
     @property
     def gamma(self) -> keras.Variable | None:

@@ -57,8 +57,8 @@ def large_mean(case):
     for norm, (mean, variance) in case.fresh.items():
         epsilon = norm.epsilon if norm.epsilon > 0 else 1e-12
         ratios = np.abs(mean) / np.sqrt(variance + epsilon)
-        far = ratios > (100 if norm.synchronized else 1000)
-        if norm.library != "bnref" and far.any():
+        far = ratios > norm.cancels_above
+        if far.any():
             found[norm] = float(ratios.max()), int(far.sum()), far.size
     if not found:
         return None

@@ -92,9 +92,7 @@ def mask_unsynchronizes(case):
     norms = [
         norm
         for norm in case.norms
-        if norm.library == "keras"
-        and norm.synchronized
-        and any(each.masked for each in case.training.of(norm))
+        if norm.unsynchronized_by_mask and any(each.masked for each in case.training.of(norm))
     ]
     if not norms or case.replicas == 1:
         return None
@@ -107,8 +105,8 @@ def mask_unsynchronizes(case):
 def padding_counted(case):
     """Padded steps count as data: no mask reaches the norm, or it does not look at it.
 
-    Looked for in the inputs: sequences that end in a constant, of different lengths. It matters
-    where the padding moves a mean by a tenth of a deviation or a variance by a fifth.
+    Looked for in the inputs: sequences of different lengths that end in zeros, in more than a
+    twentieth of all steps. That share of the statistics is then the padding's.
     """
     found = _lengths(case)
     if found is None:

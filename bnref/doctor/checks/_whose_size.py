@@ -97,7 +97,7 @@ def empty_replica(case):
     """
     last = case.data.sizes[-1]
     empty = empty_replicas(last, case.replicas)
-    spoilt = [n for n in case.followers if n.library == "keras" and not n.synchronized]
+    spoilt = [norm for norm in case.followers if norm.spoilt_without_example]
     if not case.data.complete or not empty or not spoilt:
         return None
     evidence = f"the last batch, of size {last}, leaves {empty} of {case.replicas} replicas empty"
