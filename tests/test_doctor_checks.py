@@ -167,3 +167,42 @@ def sound_on_replicas():
         report = doctor.examine(model, x, only=[cause])
         found.append([each.cause for each in report.findings])
     return found
+
+
+class Columns(keras.Model):
+    """A subclass that normalizes the columns of its images, where ``axis`` says so."""
+
+    def __init__(self, axis):
+        super().__init__()
+        self.convolution = keras.layers.Conv2D(8, 3, use_bias=False)
+        self.norm, self.head = keras.layers.BatchNormalization(axis=axis), keras.layers.Dense(4)
+
+    def call(self, x, training=None):
+        x = self.norm(self.convolution(x), training=training)
+        return self.head(tf.reduce_mean(x, (1, 2)))
+
+
+@pytest.mark.parametrize("axis, found", [(1, ["wrong_axis"]), (-1, [])])
+def test_a_wrong_axis_is_found_in_a_subclass_whose_calls_only_a_pass_can_tell(axis, found):
+    x = np.random.default_rng(0).normal(size=(128, 10, 8, 3)).astype("float32")
+    model = Columns(axis)
+    model(x[:2])
+    report = doctor.examine(model, x, only=["wrong_axis"])
+    assert [each.cause for each in report.findings] == found
+
+
+def test_half_a_percent_of_the_start_is_too_much_where_the_inputs_are_seconds_since_1970():
+    """50 steps at a momentum of 0.9 leave 0.5 % of a mean of 1.7e9, of some months."""
+    random = np.random.default_rng(0)
+    x = (1.7e9 + 5e6 * random.random((1600, 1))).astype("float32")
+    y = (x[:, 0] > np.median(x)).astype("int32")
+    inputs = keras.Input((1,))
+    z = keras.layers.BatchNormalization(momentum=0.9)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(z))
+    model.compile(
+        keras.optimizers.Adam(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.fit(x, y, epochs=1, batch_size=32, verbose=0)
+    report = doctor.examine(model, (x, y), only=["few_steps"])
+    assert [each.cause for each in report.findings] == ["few_steps"]
+    assert "0.52 % of the start is left" in report.findings[0].evidence

@@ -179,6 +179,46 @@ class Case(Structure):
         return float(seen.loss)  # type: ignore[arg-type]
 
     @cached_property
+    def _traced(self) -> dict[int, list[Any]]:
+        """Which layers' outputs each layer was given, by the layer's id: of one example's pass."""
+        makers: dict[int, Any] = {}
+        given: dict[int, list[Any]] = {}
+        held = []  # an id is that of one tensor as long as the tensor is there
+
+        def call(layer, original, arguments):
+            maker = makers.get(id(arguments.args[0])) if arguments.args else None
+            if maker is not None:
+                given.setdefault(id(layer), []).append(maker)
+            y = original(*arguments.args, **arguments.kwargs)
+            held.append(y)
+            makers[id(y)] = layer
+            return y
+
+        with contextlib.ExitStack() as stack:
+            for _, layer in self.layers:
+                if not list(layer._flatten_layers(include_self=False, recursive=False)):
+                    stack.enter_context(called(layer, partial(call, layer)))
+            self.model(*rows(self.batches[0].x, 0, 1), training=False)
+        self.restore()
+        return given
+
+    def before(self, layer: Any) -> Any:
+        """The layer that a layer's input comes from; None where it is not one alone, or not known.
+
+        As a pass shows it, in a subclass too; not seen where a cast to another precision, or an
+        operation that is no layer, lies between the two.
+        """
+        found = {id(each): each for each in self._traced.get(id(layer), [])}
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def source(self, norm: Norm) -> Any:
+        """The layer before a norm, as `before`, or as the graph of layers has it."""
+        found = self.before(norm.layer)
+        if found is None and len(norm.sources) == 1:
+            found = norm.sources[0]
+        return found
+
+    @cached_property
     def on_logits(self) -> Norm | None:
         """The norm whose outputs are the logits of a classifier, or None.
 

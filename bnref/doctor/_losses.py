@@ -24,7 +24,17 @@ def loss_function(model: Any, loss: Any, y: Any, outputs: Any) -> Callable | Non
     function = keras.losses.get(chosen) if isinstance(chosen, str) else chosen
     if not callable(function):
         raise ValueError(f"loss must be a function, a Keras loss or its name; received {loss!r}")
-    return lambda y, outputs: float(np.mean(np.asarray(function(y, outputs), "float64")))
+
+    def mean(y, outputs):
+        return float(np.mean(np.asarray(function(_ranked(y, outputs), outputs), "float64")))
+
+    return mean
+
+
+def _ranked(y, outputs):
+    """Targets of shape (N,) for outputs of shape (N, 1), and the reverse, as Keras's losses do."""
+    y, shape = np.asarray(y), np.shape(outputs)
+    return y.reshape(shape) if y.ndim != len(shape) and y.size == np.prod(shape) else y
 
 
 def _fitting(y, outputs):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bnref.norms import Norm, find
-from bnref.norms._finding import sources, walk
+from bnref.norms._finding import walk
 
 
 class Structure:
@@ -32,11 +32,6 @@ class Structure:
         """How many steps the optimizer has made; None where it is not known."""
         iterations = getattr(self.optimizer, "iterations", None)
         return None if iterations is None else int(np.asarray(iterations)) or None
-
-    def source(self, norm: Norm) -> Any:
-        """The layer before a norm, where there is one only; None where it is not known."""
-        found = sources(norm.layer)
-        return found[0] if len(found) == 1 else None
 
     @cached_property
     def layers(self) -> list[tuple[str, Any]]:

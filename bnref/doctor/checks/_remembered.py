@@ -50,8 +50,10 @@ def never_updated(case):
 def few_steps(case):
     """Few steps at a high momentum: the population is still partly what it started with.
 
-    After t steps ρᵗ of the start is left. It matters where it moves the mean by a tenth of a
-    deviation or the variance by a fifth, and where the model loses by it.
+    After t steps ρᵗ of the start is left. It matters where more than a twentieth is, or so much
+    that a start of 0 pulls the mean by a tenth of a deviation, as 0.5 % does where the inputs are
+    seconds since 1970; where the population is off by as much, or its variance by a fifth; and
+    where the model loses by it.
     """
     found = {}
     for norm in case.followers:
@@ -64,7 +66,10 @@ def few_steps(case):
             left, fits = left_of_start(case, norm)
             left = left if fits and np.median(np.abs(departure.z)) > 3 else 0
         shift = np.median(np.abs(departure.shift))
-        if left > 0.05 and (shift > 0.1 or abs(np.log(np.median(departure.ratio))) > 0.2):
+        mean, variance = case.fresh[norm]
+        pull = left * np.median(np.abs(mean) / np.sqrt(variance + 1e-12))
+        far = shift > 0.1 or abs(np.log(np.median(departure.ratio))) > 0.2
+        if far and (left > 0.05 or pull > 0.1):
             found[norm] = left, shift
     harm = statistics.harm(case)
     if not found or not harm.harmed:
@@ -72,7 +77,7 @@ def few_steps(case):
     left, shift = max(found.values())
     after = f"after {case.steps} steps" if case.steps else "by the population itself"
     evidence = (
-        f"{after}, {100 * left:.0f} % of the start is left in the population, which is "
+        f"{after}, {100 * left:.2g} % of the start is left in the population, which is "
         f"{shift:.2g} deviations off; {harm.words}"
     )
     fix = (

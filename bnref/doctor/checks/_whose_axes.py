@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from bnref.doctor._passes import pooled_of
 from bnref.doctor.checks._check import Found, check, paths
-from bnref.norms._finding import sources
 
 # Layers that leave each value in its place, so that what they get has its channels there too.
 IN_PLACE = {"Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Dropout", "GaussianNoise"}
@@ -21,7 +21,7 @@ def wrong_axis(case):
         calls = case.training.of(norm)
         if not calls or len(calls[0].shape) < 3:
             continue
-        channels = _axis_of_channels(case.source(norm), len(calls[0].shape))
+        channels = _axis_of_channels(case, case.source(norm), len(calls[0].shape))
         if channels is not None and norm.axis % len(calls[0].shape) != channels:
             wrong[norm] = channels, calls[0].shape
     if not wrong:
@@ -35,7 +35,7 @@ def wrong_axis(case):
     return Found(paths(wrong), evidence, fix)
 
 
-def _axis_of_channels(layer, rank):
+def _axis_of_channels(case, layer, rank):
     """Where a layer puts out the channels, as far as it or those before it say; else None."""
     axes = list(range(rank))  # which axis of the outputs of ``layer`` is now where
     while layer is not None:
@@ -46,8 +46,7 @@ def _axis_of_channels(layer, rank):
             axes = [(0, *layer.dims)[axis] for axis in axes]
         elif type(layer).__name__ not in IN_PLACE:
             return None
-        before = sources(layer)
-        layer = before[0] if len(before) == 1 else None
+        layer = case.before(layer)
     return None
 
 
@@ -55,16 +54,17 @@ def _axis_of_channels(layer, rank):
 def shared_by_branches(case):
     """One norm serves two branches whose inputs differ, and its population is a mixture.
 
-    The calls of one pass are compared: means more than half a deviation apart, or variances that
-    differ by a factor of two, in most channels.
+    The first calls of all passes are compared with the second ones, and so on: means more than half
+    a deviation apart, or variances that differ by a factor of two, in most channels.
     """
     apart = {}
     for norm in case.followers:
-        calls = [each for each in case.training.calls[0] if each.norm is norm]
-        if len(calls) < 2:
+        calls = [[each for each in batch if each.norm is norm] for batch in case.training.calls]
+        if len(calls[0]) < 2 or len({len(each) for each in calls}) > 1:
             continue
-        means = np.array([each.mean for each in calls])
-        variances = np.array([each.variance for each in calls]) + 1e-12
+        moments = [pooled_of(list(each)) for each in zip(*calls, strict=True)]
+        means, variances = (np.array(each) for each in zip(*moments, strict=True))
+        variances = variances + 1e-12
         shift = float(np.median(np.ptp(means, axis=0) / np.sqrt(variances.min(0))))
         ratio = float(np.median(variances.max(0) / variances.min(0)))
         if shift > 0.5 or ratio > 2:

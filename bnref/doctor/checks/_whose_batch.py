@@ -140,13 +140,16 @@ def batch_gives_the_answer(case):
     """The model has learnt to read the batch's statistics: its examples belong together.
 
     The same examples, regrouped at random, in training mode: a loss that rises by a tenth and by
-    0.02 depends on the company, not on the example.
+    0.02, and by three standard errors of the batches' losses, depends on the company, not on the
+    example.
     """
     regrouped = case.regrouped
     if regrouped is None:
         return Undecided("there are no targets, or fewer than 4 batches of equal size")
     before, after = case.training.loss, regrouped.loss
-    if not after - before > 0.1 * before + 0.02:
+    losses = case.training.losses, regrouped.losses
+    error = np.sqrt(sum(np.var(each, ddof=1) / len(each) for each in losses))
+    if not after - before > max(0.1 * before + 0.02, 3 * error):
         return None
     evidence = (
         f"in training mode the loss is {before:.3g} in the given batches, and {after:.3g} when the "
