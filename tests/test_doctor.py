@@ -257,6 +257,61 @@ def test_a_report_is_a_table_json_and_one_html_file(tmp_path):
     assert "http" not in page and report._repr_html_() in page
 
 
+class Foreign(keras.layers.Layer):
+    """Another library's norm, as far as anybody can see."""
+
+    def build(self, shape):
+        self.moving_mean = self.add_weight(shape=shape[-1:], name="moving_mean", trainable=False)
+
+    def call(self, x):
+        return x - self.moving_mean
+
+
+def test_a_layer_that_is_not_known_is_said_to_be_undecided():
+    model = keras.Sequential(
+        [keras.Input((8,)), Foreign(name="foreign"), keras.layers.BatchNormalization()]
+    )
+    x, _ = CLASSES()
+    bnref.population.recompute(model, [x])
+    report = doctor.examine(model, x)
+    assert "Foreign of test_doctor" in report.undecided["foreign"]
+    assert "foreign" in str(report)
+
+
+def several_outputs():
+    inputs = keras.Input((8,))
+    z = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(inputs))
+    outputs = {"class": keras.layers.Dense(4)(z), "size": keras.layers.Dense(1)(z)}
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", {"class": _networks.LOSS, "size": "mse"})
+    return model
+
+
+def test_several_outputs_are_compared_by_the_losses_that_the_model_was_compiled_with():
+    x, y = CLASSES()
+    model, targets = several_outputs(), {"class": y, "size": x[:, :1]}
+    model.fit(x, targets, epochs=3, verbose=0)
+    report = doctor.examine(model, (x, targets))
+    assert causes(report) == [] and len(report.losses) == 3
+    assert causes(doctor.examine(model, (x + 20, targets))) == ["stale_population"]
+
+
+@pytest.mark.parametrize(
+    "loss, targets", [("binary_crossentropy", (1024,)), ("mse", (1024, 1)), (None, (1024,))]
+)
+def test_targets_of_one_axis_less_are_taken_as_keras_takes_them(loss, targets):
+    x, y = CLASSES()
+    y = (y > 1).astype("float32").reshape(targets)
+    inputs = keras.Input((8,))
+    z = keras.layers.BatchNormalization(momentum=0.9)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(z))
+    model.compile("adam", loss or "binary_crossentropy")
+    model.fit(x, y, epochs=2, verbose=0)
+    if loss is None:
+        model.loss = None  # as of a model that is trained by hand
+    assert len(doctor.examine(model, (x, y)).losses) == 3
+
+
 def test_a_clean_report_says_what_was_looked_at():
     report = doctor.examine(small(), CLASSES())
     assert not report and "nothing found" in str(report) and "few_steps" in str(report)

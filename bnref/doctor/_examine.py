@@ -106,6 +106,9 @@ def _asked(case, names: list[str]) -> "Report":
             undecided[name] = answer.reason
         else:
             looked_at.append(name)
+    for norm in case.unknown:
+        package = f"{type(norm.layer).__name__} of {norm.library}"
+        undecided[norm.path] = f"{package} has a moving_mean and is no batch norm known here"
     rows = [row_of(case, norm) for norm in case.norms]
     first = case.batches[0].size
     return Report(

@@ -16,8 +16,11 @@ def loss_function(model: Any, loss: Any, y: Any, outputs: Any) -> Callable | Non
     if y is None:
         return None
     chosen = loss if loss is not None else getattr(model, "loss", None)
-    if isinstance(chosen, dict | list | tuple):
-        return lambda y, outputs: float(model.compute_loss(y=y, y_pred=outputs))
+    if isinstance(chosen, dict | list | tuple) or isinstance(outputs, dict | list | tuple):
+        # Several outputs: only Keras knows which loss is whose.
+        compiled = loss is None and getattr(model, "loss", None) is not None
+        several = lambda y, outputs: float(model.compute_loss(y=y, y_pred=outputs))  # noqa: E731
+        return several if compiled else None
     chosen = _fitting(y, outputs) if chosen is None else chosen
     if chosen is None:
         return None
@@ -39,7 +42,7 @@ def _ranked(y, outputs):
 
 def _fitting(y, outputs):
     y, outputs = np.asarray(y), np.asarray(outputs, "float64")
-    if outputs.ndim < 1 or isinstance(outputs, dict | list):
+    if outputs.ndim < 1:
         return None
     whole = y.dtype.kind in "iub" or bool(np.all(y == np.round(y)))
     if y.shape == outputs.shape[:-1] and whole and outputs.shape[-1] > 1:

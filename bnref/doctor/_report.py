@@ -71,7 +71,8 @@ class Report:
     looked_at : list of str
         The causes that were looked for and are not there.
     undecided : dict of str
-        Causes that could be neither found nor excluded, with the reason.
+        Causes that could be neither found nor excluded, and layers that are not known, with the
+        reason.
     norms : list of Row
         Every norm of the model, with what was measured.
     losses : dict of float

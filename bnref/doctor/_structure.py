@@ -14,7 +14,9 @@ class Structure:
 
     def __init__(self, model: Any):
         self.model = model
-        self.norms: list[Norm] = find(model)
+        found = find(model)
+        self.norms: list[Norm] = [norm for norm in found if norm.whose != "unknown"]
+        self.unknown = [norm for norm in found if norm.whose == "unknown"]
 
     @property
     def replicas(self) -> int:
