@@ -56,15 +56,12 @@ def few_steps(case):
     where the model loses by it.
     """
     found = {}
+    by_itself = 0.0 if case.steps else left_of_start(case)
     for norm in case.followers:
         if at_start(norm):
             continue
         departure = statistics.departure(case, norm)
-        if case.steps:
-            left = norm.momentum**case.steps
-        else:
-            left, fits = left_of_start(case, norm)
-            left = left if fits and np.median(np.abs(departure.z)) > 3 else 0
+        left = norm.momentum**case.steps if case.steps else by_itself
         shift = np.median(np.abs(departure.shift))
         mean, variance = case.fresh[norm]
         pull = left * np.median(np.abs(mean) / np.sqrt(variance + 1e-12))

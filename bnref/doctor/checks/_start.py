@@ -14,20 +14,25 @@ def untrained(norm):
     return bool(np.all((gamma == 1) | (gamma == 0)) and np.all(beta == 0))
 
 
-def left_of_start(case, norm):
-    """The share of a new layer's 0 and 1 that is left in the population, and whether it fits.
+def left_of_start(case):
+    """The share of 0 and 1 that is left in the populations, by themselves; 0 where it is not that.
 
-    With ρᵗ left, the stored mean is (1 − ρᵗ) μ in all channels alike, the slope of a line through
-    0; and the stored variance is ρᵗ + (1 − ρᵗ) σ². Both must hold to a tenth and a fifth: inputs of
-    another scale fit the one or the other, not both.
+    With ρᵗ left, a stored mean is (1 − ρᵗ) μ in all channels alike, the slope of a line through 0,
+    and a stored variance is ρᵗ + (1 − ρᵗ) σ²: nearly, for the weights have moved meanwhile. And the
+    share is the same in every norm of one momentum; inputs of another scale move the first alone.
     """
-    mean, variance = case.fresh[norm]
-    stored = np.float64(norm.mean)
-    if not np.dot(mean, mean) > 0:
-        return 0.0, False
-    slope = np.dot(mean, stored) / np.dot(mean, mean)
-    rest = np.linalg.norm(stored - slope * mean) / (np.linalg.norm(stored) + 1e-30)
-    left = float(np.clip(1 - slope, 0, 1))
-    expected = left + (1 - left) * variance
-    off = np.median(np.abs(np.log((np.float64(norm.variance) + 1e-12) / (expected + 1e-12))))
-    return left, bool(rest < 0.1 and off < 0.2)
+    shares = []
+    for norm in case.followers:
+        mean, variance = case.fresh[norm]
+        stored = np.float64(norm.mean)
+        if not np.dot(mean, mean) > 0:
+            continue
+        slope = np.dot(mean, stored) / np.dot(mean, mean)
+        left = float(np.clip(1 - slope, 0, 1))
+        rest = np.linalg.norm(stored - slope * mean) / (np.linalg.norm(stored) + 1e-30)
+        expected = left + (1 - left) * variance
+        off = np.median(np.abs(np.log((np.float64(norm.variance) + 1e-12) / (expected + 1e-12))))
+        if rest > 0.5 or off > 0.25:
+            return 0.0
+        shares.append(left)
+    return float(np.median(shares)) if shares and np.ptp(shares) < 0.25 else 0.0
