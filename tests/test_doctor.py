@@ -295,6 +295,12 @@ def test_several_outputs_are_compared_by_the_losses_that_the_model_was_compiled_
     assert causes(report) == [] and len(report.losses) == 3
     assert causes(doctor.examine(model, (x + 20, targets))) == ["stale_population"]
 
+    def of_sizes(y, outputs):
+        return keras.losses.mean_squared_error(y["size"], outputs["size"])
+
+    own = doctor.examine(model, (x, targets), loss=of_sizes).losses
+    assert own["at inference"] < report.losses["at inference"], "the caller's loss, of one output"
+
 
 @pytest.mark.parametrize(
     "loss, targets", [("binary_crossentropy", (1024,)), ("mse", (1024, 1)), (None, (1024,))]

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+NESTED = dict, list, tuple
+
 
 def loss_function(model: Any, loss: Any, y: Any, outputs: Any) -> Callable | None:
     """A function of (y, outputs) that gives the mean loss of a batch as a number, or None.
@@ -16,11 +18,11 @@ def loss_function(model: Any, loss: Any, y: Any, outputs: Any) -> Callable | Non
     if y is None:
         return None
     chosen = loss if loss is not None else getattr(model, "loss", None)
-    if isinstance(chosen, dict | list | tuple) or isinstance(outputs, dict | list | tuple):
+    if loss is None and (isinstance(chosen, NESTED) or isinstance(outputs, NESTED)):
         # Several outputs: only Keras knows which loss is whose.
-        compiled = loss is None and getattr(model, "loss", None) is not None
-        several = lambda y, outputs: float(model.compute_loss(y=y, y_pred=outputs))  # noqa: E731
-        return several if compiled else None
+        if chosen is None:
+            return None
+        return lambda y, outputs: float(model.compute_loss(y=y, y_pred=outputs))
     chosen = _fitting(y, outputs) if chosen is None else chosen
     if chosen is None:
         return None
@@ -36,6 +38,8 @@ def loss_function(model: Any, loss: Any, y: Any, outputs: Any) -> Callable | Non
 
 def _ranked(y, outputs):
     """Targets of shape (N,) for outputs of shape (N, 1), and the reverse, as Keras's losses do."""
+    if isinstance(outputs, NESTED):  # the caller's own loss knows what it is given
+        return y
     y, shape = np.asarray(y), np.shape(outputs)
     return y.reshape(shape) if y.ndim != len(shape) and y.size == np.prod(shape) else y
 

@@ -13,8 +13,9 @@ three questions is answered wrongly: *whose statistics*, 1, is answered rightly 
 
 .. symptom:: NaN or infinity
    :cause: the variance is computed as E[x²] − E[x]², which cancels where the mean is large
-   :check: of the layer's inputs, ``np.max(np.abs((c := np.float64(x).reshape(-1,
-           x.shape[-1])).mean(0)) / np.sqrt(c.var(0) + layer.epsilon))`` is above 1,000
+   :check: of the layer's inputs, with axis 0 alone for vectors,
+           ``np.max(np.abs(x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + layer.epsilon))`` is
+           above 1,000
    :likelihood: sometimes
    :question: none
    :doctor: large_mean
@@ -22,8 +23,9 @@ three questions is answered wrongly: *whose statistics*, 1, is answered rightly 
 .. symptom:: worse on two GPUs
    :cause: ``synchronized=True`` in Keras 3 and tf_keras computes the variance in one pass, and the
            inputs are not centred
-   :check: of the layer's inputs, ``np.max(np.abs((c := np.float64(x).reshape(-1,
-           x.shape[-1])).mean(0)) / np.sqrt(c.var(0) + layer.epsilon))`` is above 100
+   :check: of the layer's inputs, with axis 0 alone for vectors,
+           ``np.max(np.abs(x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + layer.epsilon))`` is
+           above 100
    :likelihood: seldom
    :question: none
    :doctor: large_mean
