@@ -242,7 +242,8 @@ def test_a_report_is_a_table_json_and_one_html_file(tmp_path):
     report = doctor.examine(small(), (2 * x + 3, y))
     finding = report.findings[0]
     text = str(report)
-    assert finding.summary in text and finding.fix.splitlines()[0] in text and finding.page in text
+    assert finding.summary in " ".join(text.split()), "whatever the width of the lines"
+    assert finding.fix.splitlines()[0] in text and finding.page in text
     assert max(map(len, text.splitlines())) <= 110
     report.to_json(tmp_path / "report.json")
     loaded = json.loads((tmp_path / "report.json").read_text("utf-8"))

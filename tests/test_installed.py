@@ -121,9 +121,11 @@ def test_without_the_extra_every_module_is_there_and_missing_images_are_named(
 
 def test_with_the_extra_the_lines_of_the_readme_run(environments, tmp_path):
     readme = (ROOT / "README.md").read_text("utf-8")
-    (lines,) = re.findall(r"^```python\n(.+?)^```", readme, re.M | re.S)
-    said = last_line(environments["gallery"], lines, tmp_path)
+    train, examine = re.findall(r"^```python\n(.+?)^```", readme, re.M | re.S)
+    said = last_line(environments["gallery"], train, tmp_path)
     assert re.fullmatch(r"loss 0\.\d+, accuracy 0\.[89]\d+", said)
+    said = run(environments["gallery"], "-c", train + examine, cwd=tmp_path)
+    assert re.search(r"^1 batch norm, 16 batches of 64: ", said, re.M), said
 
 
 def test_with_the_extra_a_downloaded_script_runs_alone(environments, tmp_path):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from bnref.doctor._batches import Batches, regrouped, rows
-from bnref.doctor._keeping import parts
+from bnref.doctor._batches import Batch, Batches, regrouped, rows
+from bnref.doctor._keeping import parts, same
 from bnref.doctor._losses import loss_function
 from bnref.doctor._passes import DEEP, Pass, Passing, first_array, passed, pooled_of
 from bnref.doctor._structure import Structure
@@ -16,7 +16,7 @@ from bnref.norms import Norm
 from bnref.norms._calling import called
 from bnref.population._passing import acts_in_training_only, without_dropout
 
-FEW = 4  # batches, where a few are enough
+FEW = 4  # batches or examples, where a few are enough
 
 
 class First(NamedTuple):
@@ -45,7 +45,7 @@ class Case(Structure):
         self.batches = data.batches
         self._loss = loss
         self._state = [
-            (variable, part, part.numpy())
+            (variable, part, part.read_value())
             for variable in model.non_trainable_variables
             for part in parts(variable)
         ]
@@ -60,8 +60,7 @@ class Case(Structure):
         return [
             getattr(variable, "path", variable.name)
             for variable, part, value in self._state
-            if "seed" not in variable.name
-            and not np.array_equal(part.numpy(), value, equal_nan=value.dtype.kind == "f")
+            if "seed" not in variable.name and not same(part.numpy(), value.numpy())
         ]
 
     # Passes. In each, a batch is passed alone, from the state that the model came with.
@@ -140,10 +139,11 @@ class Case(Structure):
 
     @cached_property
     def untold(self) -> tuple[Pass, list[str]]:
-        """The first batch as ``model(x)``, where nobody says ``training``; and what moved."""
+        """Some examples as ``model(x)``, where nobody says ``training``; and what moved."""
         moved: list[str] = []
         passing = Passing(self.model, self.norms, compiled=False)
-        seen = passed(passing, self.batches[:1], None, lambda: moved.extend(self._moved()))
+        some = Batch(rows(self.batches[0].x, 0, FEW), None, min(FEW, self.batches[0].size))
+        seen = passed(passing, [some], None, lambda: moved.extend(self._moved()))
         self.restore()
         return seen, moved
 

@@ -13,9 +13,12 @@ import tensorflow as tf
 def kept(model: Any) -> Iterator[None]:
     """Put back, to the bit, every variable of ``model`` and every source of random numbers.
 
-    The variables of several replicas, which may differ, are put back one by one.
+    The variables of several replicas, which may differ, are put back one by one. What is kept is a
+    tensor that shares its memory with the variable until somebody assigns to that.
     """
-    saved = [(each, each.numpy()) for variable in _variables(model) for each in parts(variable)]
+    saved = [
+        (each, each.read_value()) for variable in _variables(model) for each in parts(variable)
+    ]
     numpy_state, python_state = np.random.get_state(), random.getstate()
     eager = _eager_generator()
     eager_state = None if eager is None else eager.getstate()
@@ -23,7 +26,7 @@ def kept(model: Any) -> Iterator[None]:
         yield
     finally:
         for variable, value in saved:
-            if not np.array_equal(variable.numpy(), value, equal_nan=value.dtype.kind == "f"):
+            if not same(variable.numpy(), value.numpy()):
                 variable.assign(value)
         np.random.set_state(numpy_state)
         random.setstate(python_state)
@@ -46,6 +49,11 @@ def parts(variable: Any) -> list:
     """The variables of the replicas, which may differ, or the one there is."""
     stored = variable if isinstance(variable, tf.Variable) else variable.value
     return list(getattr(stored, "values", [stored]))
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are equal, NaN to NaN."""
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _eager_generator():

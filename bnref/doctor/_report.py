@@ -117,11 +117,11 @@ class Report:
     __repr__ = __str__
 
     def _headline(self):
-        found = f"{len(self.findings)} causes found" if self.findings else "nothing found"
-        found = "1 cause found" if len(self.findings) == 1 else found
-        return (
-            f"{len(self.norms)} batch norms, {self.batches} batches of {self.batch_size}: {found}"
+        found = (
+            f"{_counted(len(self.findings), 'cause')} found" if self.findings else "nothing found"
         )
+        norms = _counted(len(self.norms), "batch norm")
+        return f"{norms}, {_counted(self.batches, 'batch', 'es')} of {self.batch_size}: {found}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as dicts, lists, numbers and strings; what is not finite becomes None."""
@@ -173,6 +173,10 @@ def losses_of(case: Any) -> dict[str, float]:
         for name, each in made.items()
         if each is not None and each.loss is not None
     }
+
+
+def _counted(number, name, ending="s"):
+    return f"{number} {name}{ending if number != 1 else ''}"
 
 
 def _named(layers):
