@@ -32,7 +32,7 @@ extensions = [
     "coverage",
     "signatures",
     "variants",
-    "symptoms",
+    "finder",
     "conformance",
     "defects",
     "versions",

@@ -41,6 +41,14 @@ def test_a_check_says_its_cause_its_question_and_a_page_that_there_is(name):
     assert set(check.unless) <= set(doctor.CHECKS)
 
 
+@pytest.mark.parametrize("targets", [True, False])
+def test_a_model_that_is_not_trained_yet_is_not_accused(targets):
+    """Its population is 0 and 1, which is not that of the data, and nobody has said it would be."""
+    x, y = CLASSES()
+    report = doctor.examine(_networks.dense(), (x, y) if targets else x)
+    assert causes(report) == [] and "has not been trained" in report.undecided["never_updated"]
+
+
 def test_the_model_comes_back_to_the_bit_with_its_optimizer_metrics_and_random_state():
     model = _networks.dense(before=[lambda: keras.layers.Dropout(0.5)])
     model.compile("adam", _networks.LOSS, metrics=["accuracy"])

@@ -17,7 +17,7 @@ PITFALLS = Path(__file__).parents[1] / "gallery" / "pitfalls"
 def checks(page):
     """The one-liners of a page's symptoms, in their order."""
     docstring = ast.get_docstring(ast.parse((PITFALLS / f"plot_{page}.py").read_text("utf-8")))
-    texts = re.findall(r":check:(.*?):likelihood:", docstring, re.DOTALL)
+    texts = re.findall(r"^ +:check: (.*(?:\n {6,}\S.*)*)", docstring, re.MULTILINE)
     return [code for text in texts for code in re.findall("``(.+?)``", " ".join(text.split()))]
 
 

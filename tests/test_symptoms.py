@@ -1,11 +1,16 @@
 """The symptom finder's extension, on a small site of its own."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
+
+from bnref.doctor import CHECKS
+from bnref.doctor.checks import _check
+from bnref_gallery import records
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,8 +53,23 @@ ENTRY = """
 """
 
 
+DOCTORS = """
+.. symptom:: {name}
+   :doctor: large_mean
+   :check: look at σ
+{more}
+"""
+
+
 def page(title, *entries):
-    return "\n".join([title, "=" * len(title), "", *(ENTRY.format(**entry) for entry in entries)])
+    """A page of entries: their text, or what the text of one says."""
+    texts = (each if isinstance(each, str) else ENTRY.format(**each) for each in entries)
+    return "\n".join([title, "=" * len(title), "", *texts])
+
+
+def doctors(name="NaN or infinity", more=""):
+    """An entry that leaves the rest to a check of the doctor."""
+    return DOCTORS.format(name=name, more=more)
 
 
 def entry(name="no luck", cause="a cat", likelihood="often", question="2"):
@@ -85,7 +105,7 @@ class Site:
         told = io.StringIO()
         app = Sphinx(
             self.folder, None, self.folder / "out", self.folder / "trees", "html",
-            confoverrides={"extensions": ["symptoms"], "html_theme": "basic"},
+            confoverrides={"extensions": ["finder"], "html_theme": "basic"},
             status=None, warning=told, freshenv=fresh,
         )  # fmt: skip
         app.build()
@@ -162,6 +182,48 @@ def test_a_new_page_appears_in_the_finder_by_itself_and_a_removed_one_goes(site)
     assert [row[2] for row in site.causes()] == ["Of ants", "Of cats", "Of eels"]
 
 
+OF_CHECKS = [name for name, each in CHECKS.items() if "NaN or infinity" in each.symptoms]
+
+
+def test_a_cause_that_the_doctor_knows_is_made_of_its_check(site):
+    """And what pages say of it is added to its row: how it comes about, and a check by hand."""
+    assert len(OF_CHECKS) >= 4 and "large_mean" in OF_CHECKS
+    site.write("symptoms", FINDER + "\nNaN\n---\n\n.. causes:: NaN or infinity\n")
+    for name in {CHECKS[each].page for each in OF_CHECKS}:
+        site.write(name, page(name.rpartition("_")[2], doctors()))
+    site.write("gallery/variants/fox", page("Of foxes", doctors(more="   :cause: of a fox")))
+    rows = {row[0].partition(": its check")[0]: row for row in site.build().causes("nan")}
+    assert site.warnings == "" and len(rows) == len(OF_CHECKS)
+    for name in OF_CHECKS:
+        check = CHECKS[name]
+        (text,) = [each for each in rows if each.startswith(check.cause.replace("``", "")[:40])]
+        cause, by, pages = rows[text]
+        assert f"question {check.question}, " in cause
+        assert check.symptoms["NaN or infinity"] in cause
+        assert re.search(r"fires on \d+ of \d+ broken models, silent on \d+ of \d+ healthy", cause)
+        assert by.startswith(f'bnref.doctor.examine(model, data, only=["{name}"])')
+        assert ("of a fox" in cause) == ("Of foxes" in pages) == (name == "large_mean")
+    order = ["sometimes", "seldom"]
+    said = [next(each for each in order if f" {each} ;" in row[0]) for row in rows.values()]
+    assert said == sorted(said, key=order.index)
+
+
+def test_every_check_is_in_the_finder_and_has_been_recorded():
+    text = (ROOT / "docs" / "symptoms.md").read_text("utf-8")
+    known = re.findall(r"^```{causes} (.+)$", text, re.M)
+    assert len(known) >= 15
+    _, columns = records.read(records.path_of("doctor.csv"))
+    for check in CHECKS.values():
+        assert set(check.symptoms) <= set(known), check.name
+        assert check.name in columns["planted"], check.name
+
+
+@pytest.mark.parametrize("symptoms", [{}, {"validation jumps": "maybe"}])
+def test_a_check_without_a_symptom_or_likelihood_is_refused(symptoms):
+    with pytest.raises(ValueError, match="symptoms must each have one of"):
+        _check.check(1, "learn/index", symptoms=symptoms)
+
+
 @pytest.mark.parametrize(
     "name, text, warning",
     [
@@ -171,6 +233,10 @@ def test_a_new_page_appears_in_the_finder_by_itself_and_a_removed_one_goes(site)
         ("gallery/pitfalls/ant", "Ants\n====\n", "a pitfall page without '.. symptom::'"),
         ("gallery/variants/fox", "Fox\n===\n\n.. symptom:: no luck\n   :cause: a fox\n",
          "symptom lacks check, likelihood, question"),
+        ("gallery/variants/fox", page("Fox", doctors("no luck")),
+         "the check large_mean does not have the symptom 'no luck'"),
+        ("gallery/variants/fox", page("Fox", doctors(more="   :question: 3")),
+         "the check large_mean says question: leave it to that"),
         ("gallery/variants/fox", page("Fox", entry(likelihood="maybe")), '"maybe" unknown'),
         ("gallery/variants/fox", page("Fox", entry(question="4")), '"4" unknown'),
     ],

@@ -1,48 +1,60 @@
-"""The symptom finder: each page says what its reader sees, and one page lists the causes.
+"""What readers see: each page says it, and which cause is behind.
 
-A page has ``.. symptom:: <name>`` with a cause, a check, how likely the cause is, and which of the
-three questions it answers wrongly; ``:doctor: <name>`` says which of `bnref.doctor.CHECKS` finds
-it. ``.. causes:: <name>`` becomes the table of all entries of that name, the likeliest first;
-``.. likely-causes::`` a table of the first of each; and ``.. finder-controls::`` the list of names.
-A name without ``causes``, and ``causes`` without an entry, are warnings, and so errors.
-
-The directives of the finder make tables and lists that are empty; when every page is read, `Fill`
-puts in what the pages said.
+A page has ``.. symptom:: <name>`` with a check by hand. Where `bnref.doctor` has a check of the
+cause, ``:doctor: <its name>`` leaves the rest to it: how likely the cause is behind that symptom,
+and which of the three questions it answers wrongly; ``:cause:`` may say how it comes about there.
+Where it has none, the page says ``cause``, ``likelihood`` and ``question`` itself. `finder` makes
+the tables of it.
 """
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from project import link_to
 from sphinx import addnodes
 from sphinx.domains import Domain
-from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
 from bnref.doctor import CHECKS
+from bnref.doctor.checks._check import LIKELIHOODS
 
 logger = logging.getLogger(__name__)
-LIKELIHOODS = ("usual", "often", "sometimes", "seldom")
-QUESTIONS = {"1": "1, whose statistics", "2": "2, remembered how", "3": "3, used when", "none": ""}
-NAMED = 3  # so many causes of each symptom on the home page
+QUESTIONS = ("1", "2", "3", "none")
 
 
 class Symptoms(Domain):
     """What pages say that their readers see, and where the finder has which symptom."""
 
     name, label = "symptom", "Symptoms"
-    initial_data = {"entries": {}, "sections": {}}  # of each page: a list, a list
+    # Of each page: what it says; the symptoms that it lists, each with the causes of the checks.
+    initial_data = {"entries": {}, "sections": {}}
     dangling_warnings = {"section": "the finder has no symptom %(target)r"}
 
     def said(self, kind):
-        """All entries, or the names of all sections, each with its page."""
+        """All entries, or all sections, each with its page."""
         return [(page, each) for page, found in sorted(self.data[kind].items()) for each in found]
 
     def causes(self, name):
-        """The entries of a symptom with their pages, the likeliest first."""
-        found = [(page, each) for page, each in self.said("entries") if each["name"] == name]
-        return sorted(found, key=lambda pair: LIKELIHOODS.index(pair[1]["likelihood"]))
+        """What may be behind a symptom, the likeliest first: that of a check, then of pages."""
+        decided = {
+            cause["doctor"]: {**cause, "ways": [], "by_hand": [], "pages": [cause["page"]]}
+            for _, section in self.said("sections")
+            if section["name"] == name
+            for cause in section["causes"]
+        }
+        others = []
+        for page, entry in self.said("entries"):
+            if entry["name"] != name:
+                continue
+            if entry["doctor"] is None:
+                others.append({**entry, "ways": [], "by_hand": [entry["check"]], "pages": [page]})
+            elif entry["doctor"] in decided:
+                cause = decided[entry["doctor"]]
+                cause["by_hand"].append(entry["check"])
+                cause["ways"] += [entry["cause"]] if entry["cause"] else []
+                cause["pages"] += [page] if page not in cause["pages"] else []
+        found = [*decided.values(), *others]
+        return sorted(found, key=lambda cause: LIKELIHOODS.index(cause["likelihood"]))
 
     def clear_doc(self, docname):
         """Forget what a page said, before it is read again."""
@@ -58,16 +70,16 @@ class Symptoms(Domain):
 
     def resolve_xref(self, env, fromdocname, builder, typ, target, node, contnode):
         """A link to the section about a symptom."""
-        for page, name in self.said("sections"):
-            if name == target:
-                return make_refnode(builder, fromdocname, page, nodes.make_id(name), contnode)
+        for page, section in self.said("sections"):
+            if section["name"] == target:
+                return make_refnode(builder, fromdocname, page, nodes.make_id(target), contnode)
         return None  # which is warned of
 
     def check_consistency(self):
-        """Each section has entries, and each pitfall's page a symptom."""
-        for page, name in self.said("sections"):
-            if not self.causes(name):
-                logger.warning("no page has the symptom %r", name, location=page)
+        """Each section has causes, and each pitfall's page a symptom."""
+        for page, section in self.said("sections"):
+            if not self.causes(section["name"]):
+                logger.warning("no page has the symptom %r", section["name"], location=page)
         for page in sorted(self.env.found_docs - self.data["entries"].keys()):
             if page.startswith("gallery/pitfalls/") and not page.endswith("/index"):
                 logger.warning("a pitfall page without '.. symptom::'", location=page)
@@ -81,103 +93,51 @@ class Symptom(SphinxDirective):
         "cause": directives.unchanged_required,
         "check": directives.unchanged_required,
         "likelihood": lambda text: directives.choice(text, LIKELIHOODS),
-        "question": lambda text: directives.choice(text, tuple(QUESTIONS)),
+        "question": lambda text: directives.choice(text, QUESTIONS),
         "doctor": lambda text: directives.choice(text, tuple(CHECKS)),
     }  # docutils wants it so
-    optional = ("doctor",)
 
     def run(self):
-        """Refuse an entry that lacks a part; show one line."""
-        needed = [name for name in self.option_spec if name not in self.optional]
-        if missing := [name for name in needed if name not in self.options]:
-            raise self.error(f"symptom lacks {', '.join(missing)}")
+        """Collect the entry; show one line."""
         name = " ".join(self.arguments[0].split())
-        cause, check = (self.paragraph(self.options[part]) for part in ("cause", "check"))
-        checks = [check]
-        if doctor := self.options.get("doctor"):
-            checks.append(self.paragraph(f"``examine(model, data, only=['{doctor}'])``"))
-        entry = {**self.options, "name": name, "cause": cause, "checks": checks}
+        doctor = self.options.get("doctor")
+        self.refuse_what_does_not_fit(name, doctor)
+        cause = self.options.get("cause")
+        check = inline(self, self.options["check"])
+        entry = {
+            "name": name,
+            "doctor": doctor,
+            "cause": inline(self, cause) if cause else None,
+            "check": check,
+            "likelihood": self.options.get("likelihood"),
+            "question": self.options.get("question"),
+        }
         domain = self.env.get_domain("symptom")
         domain.data["entries"].setdefault(self.env.docname, []).append(entry)
         line = nodes.paragraph("", "", nodes.strong(text="You see: "), link_to_section(name, name))
-        line += [nodes.Text(". "), nodes.strong(text="To check: "), *check.deepcopy().children]
+        line += [nodes.Text(". "), nodes.strong(text="To check: ")]
+        if doctor:
+            line += [nodes.literal(text=CHECKS[doctor].call), nodes.Text("; or by hand: ")]
+        line += check.deepcopy().children
         return [nodes.container("", line, classes=["symptom"])]
 
-    def paragraph(self, text):
-        """Text with its roles, as a paragraph."""
-        return nodes.paragraph("", "", *self.parse_inline(" ".join(text.split()))[0])
+    def refuse_what_does_not_fit(self, name, doctor):
+        """Each part is said once: by the page, or by the doctor's check."""
+        parts = {"likelihood", "question"}
+        needed = {"check"} if doctor else {"check", "cause", *parts}
+        if missing := sorted(needed - self.options.keys()):
+            raise self.error(f"symptom lacks {', '.join(missing)}")
+        if not doctor:
+            return
+        if twice := sorted(parts & self.options.keys()):
+            raise self.error(f"the check {doctor} says {', '.join(twice)}: leave it to that")
+        if name not in CHECKS[doctor].symptoms:
+            raise self.error(f"the check {doctor} does not have the symptom {name!r}")
 
 
-class Causes(SphinxDirective):
-    """The causes of one symptom, and other words for it."""
-
-    required_arguments, final_argument_whitespace = 1, True
-    option_spec = {"words": directives.unchanged_required}
-
-    def run(self):
-        """Note that the finder has this name. The words are to be found, and not to be read."""
-        name, domain = self.arguments[0], self.env.get_domain("symptom")
-        domain.data["sections"].setdefault(self.env.docname, []).append(name)
-        words = nodes.inline(
-            text=f"{name} {self.options.get('words', '')}", classes=["finder-words"]
-        )
-        body = nodes.tbody(filled_by="causes", name=name)
-        return [nodes.container("", table(("Cause", "Check", "Page"), "causes", body), words)]
-
-
-class Empty(SphinxDirective):
-    """``finder-controls`` is a list of symptoms, ``likely-causes`` a table: without their rows."""
-
-    def run(self):
-        """To the list symptoms.js adds a field."""
-        if self.name == "finder-controls":
-            return [nodes.bullet_list(filled_by="sections", classes=["symptom-picks"])]
-        body = nodes.tbody(filled_by="likely")
-        return [table(("You see", "Likely causes"), "likely-causes", body)]
-
-
-class Fill(SphinxPostTransform):
-    """Fill in what all pages said, before references are resolved."""
-
-    default_priority = 5
-
-    def run(self, **_):
-        """Ask for each empty place what belongs there."""
-        self.domain = self.env.get_domain("symptom")
-        places = [each for each in self.document.findall(nodes.Element) if "filled_by" in each]
-        for place in places:
-            place += list(getattr(self, place["filled_by"])(place))
-            for link in place.findall(addnodes.pending_xref):
-                link["refdoc"] = self.env.docname  # it was written for another page
-
-    def causes(self, place):
-        """One row a cause."""
-        for page, entry in self.domain.causes(place["name"]):
-            likely = nodes.paragraph("", "", nodes.emphasis(text=entry["likelihood"]))
-            if question := QUESTIONS[entry["question"]]:
-                likely += nodes.Text(f"; question {question}")
-            link = nodes.paragraph("", "", link_to(self.env, page))
-            checks = [check.deepcopy() for check in entry["checks"]]
-            yield row([entry["cause"].deepcopy(), likely], checks, [link])
-
-    def likely(self, place):
-        """One row a symptom."""
-        for _, name in self.domain.said("sections"):
-            links = [
-                link_to(self.env, page, entry["cause"].astext())
-                for page, entry in self.domain.causes(name)[:NAMED]
-            ]
-            yield row([section(name)], [nodes.bullet_list("", *map(item, links))])
-
-    def sections(self, place):
-        """One item a symptom."""
-        for _, name in self.domain.said("sections"):
-            yield nodes.list_item("", section(name))
-
-
-def section(name):
-    """A paragraph that leads to a symptom's section, under its title."""
-    return nodes.paragraph("", "", link_to_section(name, name[0].upper() + name[1:]))
+def inline(directive, text):
+    """Text with its roles, as a paragraph."""
+    return nodes.paragraph("", "", *directive.parse_inline(" ".join(text.split()))[0])
 
 
 def link_to_section(name, text):
@@ -188,34 +148,8 @@ def link_to_section(name, text):
     )  # fmt: skip
 
 
-def item(link):
-    return nodes.list_item("", nodes.paragraph("", "", link))
-
-
-def row(*cells):
-    return nodes.row("", *(nodes.entry("", *cell) for cell in cells))
-
-
-def table(titles, kind, body):
-    """A table of these titles and this body."""
-    columns = [nodes.colspec(colwidth=1) for _ in titles]
-    head = nodes.thead("", row(*([nodes.paragraph(text=title)] for title in titles)))
-    group = nodes.tgroup("", *columns, head, body, cols=len(titles))
-    return nodes.container("", nodes.table("", group, classes=[kind]), classes=["finder"])
-
-
-def rewrite(app, env):
-    """Write the finder and the home page again, whichever page changed."""
-    return [name for name in ("symptoms", "index") if name in env.found_docs]
-
-
 def setup(app):
-    """Add the directives and what they stand on."""
+    """Add the directive and what it stands on."""
     app.add_domain(Symptoms)
     app.add_directive("symptom", Symptom)
-    app.add_directive("causes", Causes)
-    app.add_directive("likely-causes", Empty)
-    app.add_directive("finder-controls", Empty)
-    app.add_post_transform(Fill)
-    app.connect("env-updated", rewrite)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,18 +7,6 @@ wrong with its batch norm. Here a convolutional network of Keras's own layers is
 ways at once, and its accuracy on test images is near chance; the report names **all three**, and
 nothing else. Mended as it says, the same network is right on **more than 9 of 10** images, and the
 report is empty. The model comes back as it was, to the bit.
-
-.. symptom:: validation far worse than training
-   :cause: any of some 40 causes that can be decided from a model and its data
-   :check: ``print(bnref.doctor.examine(model, (x_train, y_train)))``
-   :likelihood: usual
-   :question: none
-
-.. symptom:: test accuracy near chance
-   :cause: any of some 40 causes that can be decided from a model and its data
-   :check: ``print(bnref.doctor.examine(model, (x_train, y_train)))``
-   :likelihood: usual
-   :question: none
 """
 
 import keras

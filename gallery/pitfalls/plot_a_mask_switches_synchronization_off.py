@@ -12,12 +12,9 @@ The symptom: a sequence model gets worse with every GPU, although its batch norm
 Question 1, *whose statistics*, is answered wrongly: the replica's, not the global batch's.
 
 .. symptom:: worse on two GPUs
-   :cause: ``synchronized=True`` in Keras 3 does nothing where a mask reaches the layer
+   :doctor: mask_unsynchronizes
    :check: ``layer.synchronized and np.ptp(values(layer.moving_mean.value), axis=0).any()``, where
            ``values = strategy.experimental_local_results``
-   :likelihood: sometimes
-   :question: 1
-   :doctor: mask_unsynchronizes
 """
 
 from functools import partial

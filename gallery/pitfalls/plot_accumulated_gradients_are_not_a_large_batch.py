@@ -14,11 +14,8 @@ Question 1, *whose statistics*, is answered wrongly: the micro-batch's alone. Qu
 momentum for k of them is ρᵏ, and 0.9³² is 0.03.
 
 .. symptom:: worse with small batches
-   :cause: accumulated gradients: each micro-batch is normalized by its own statistics
-   :check: ``optimizer.gradient_accumulation_steps and batch_size < 8``
-   :likelihood: often
-   :question: 1
    :doctor: accumulated_gradients
+   :check: ``optimizer.gradient_accumulation_steps and batch_size < 8``
 """
 
 from functools import partial

@@ -13,13 +13,10 @@ The symptom: NaN after an epoch's last batch; or worse results where batches do 
 Question 2, *remembered how*, is answered wrongly: without the counts.
 
 .. symptom:: NaN or infinity
-   :cause: the last batch leaves a replica without an example, and its statistics become NaN
+   :doctor: empty_replica
    :check: ``(replicas - 1) * -(-last // replicas) >= last``, where
            ``last = [len(x) for x, y in dataset][-1]`` and
            ``replicas = strategy.num_replicas_in_sync``
-   :likelihood: sometimes
-   :question: 2
-   :doctor: empty_replica
 
 .. symptom:: worse on two GPUs
    :cause: replicas of different size are averaged as if they were equal

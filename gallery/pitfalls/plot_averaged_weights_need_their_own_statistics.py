@@ -12,18 +12,13 @@ statistics*, is answered wrongly: by those of the last weights' activations, whi
 weights have never met an image. It is the same for weights averaged over checkpoints (SWA).
 
 .. symptom:: the saved model predicts differently
-   :cause: the weights are averages (EMA, SWA), the statistics those of the last weights
-   :check: ``model.optimizer.use_ema``, where nothing recomputes the statistics
-   :likelihood: sometimes
-   :question: 1
    :doctor: weights_averaged_without_statistics
+   :check: ``model.optimizer.use_ema``, where nothing recomputes the statistics
 
 .. symptom:: validation far worse than training
+   :doctor: weights_averaged_without_statistics
    :cause: validation uses averaged weights, with statistics of other weights
    :check: evaluate the weights that are not averaged: are they better?
-   :likelihood: seldom
-   :question: 1
-   :doctor: weights_averaged_without_statistics
 """
 
 from functools import partial

@@ -13,11 +13,8 @@ The symptom: the model is far worse at inference than in training, the more drop
 Question 2, *remembered how*, is answered wrongly: from values that inference never meets.
 
 .. symptom:: validation far worse than training
-   :cause: dropout before a batch norm, so that the remembered variance is too large at inference
-   :check: ``bnref.population.recompute(model, batches, dropout=False)``, and validate again
-   :likelihood: sometimes
-   :question: 2
    :doctor: dropout_before
+   :check: ``bnref.population.recompute(model, batches, dropout=False)``, and validate again
 """
 
 import keras

@@ -13,27 +13,21 @@ The symptom: a served model that is good in large tests and useless in use. Ques
 is answered with the batch's statistics at inference.
 
 .. symptom:: the saved model predicts differently
+   :doctor: training_at_inference
    :cause: the exported function calls the model with ``training=True``
    :check: ``not np.allclose(served(x)[:1], served(x[:1]), atol=1e-3 * np.std(served(x)))``, where
            ``served`` is ``loaded.serve`` or the model
-   :likelihood: often
-   :question: 3
-   :doctor: training_at_inference
 
 .. symptom:: predictions depend on the batch
+   :doctor: training_at_inference
    :cause: the exported function, or a layer inside the model, is called with ``training=True``
    :check: ``not np.allclose(served(x)[:1], served(x[:1]), atol=1e-3 * np.std(served(x)))``, where
            ``served`` is ``loaded.serve`` or the model
-   :likelihood: often
-   :question: 3
-   :doctor: training_at_inference
 
 .. symptom:: statistics change when they should not
+   :doctor: training_at_inference
    :cause: serving in training mode updates the moving averages of the served model
    :check: call ``served(x)`` twice and compare its ``variables``
-   :likelihood: sometimes
-   :question: 3
-   :doctor: training_at_inference
 """
 
 import tempfile

@@ -13,18 +13,14 @@ how*, is answered wrongly: the average needs 300 steps to bring its start down t
 epoch has 5. The start is the old data's statistics, or mean 0 and variance 1 in a new layer.
 
 .. symptom:: fine-tuned model collapses
+   :doctor: few_steps
    :cause: few steps: the population is still mostly that of the old data
    :check: evaluate the training images: if they are as poor as the test, it is the statistics
-   :likelihood: often
-   :question: 2
-   :doctor: few_steps
 
 .. symptom:: validation far worse than training
+   :doctor: few_steps
    :cause: fewer than about 3/(1 − ρ) steps: the population is still mostly its start
    :check: ``layer.momentum ** steps > 0.05``: this share of the start is left
-   :likelihood: often
-   :question: 2
-   :doctor: few_steps
 """
 
 from functools import partial

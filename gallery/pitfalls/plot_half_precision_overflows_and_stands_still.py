@@ -15,28 +15,20 @@ Question 2, *remembered how*, is answered wrongly where averages stand still: wi
 a step needs. Where the moments themselves overflow, none is.
 
 .. symptom:: NaN or infinity
+   :doctor: variance_overflows
    :cause: the inputs overflow float16, or their sum of squares where a layer takes it in float16
    :check: ``x.dtype == "float16" and not np.isfinite(layer.moving_variance).all()``, where ``x``
            are the layer's inputs
-   :likelihood: sometimes
-   :question: none
-   :doctor: variance_overflows
 
 .. symptom:: every prediction is the same
+   :doctor: variance_overflows
    :cause: the variance has overflowed to infinity, so that 1/√σ² is 0
    :check: ``x.dtype == "float16" and not np.isfinite(layer.moving_variance).all()``, where ``x``
            are the layer's inputs
-   :likelihood: seldom
-   :question: none
-   :doctor: variance_overflows
 
 .. symptom:: statistics never change
-   :cause: the moving averages are kept in bfloat16 or float16, and a step is less than their last
-           digit
-   :check: ``layer.moving_variance.dtype != "float32"``
-   :likelihood: seldom
-   :question: 2
    :doctor: half_precision_population
+   :check: ``layer.moving_variance.dtype != "float32"``
 """
 
 import keras

@@ -14,11 +14,8 @@ statistics are used, but backwards they are taken for constants, which only the 
 The whole post: :doc:`/gallery/questions/plot_two_towers`.
 
 .. symptom:: no better than without batch norm
-   :cause: no gradient passes through the statistics, so a bias grows without effect
-   :check: ``np.abs(layer.bias).max()`` of the layer before the norm grows from epoch to epoch
-   :likelihood: seldom
-   :question: 3
    :doctor: bias_without_effect
+   :check: ``np.abs(layer.bias).max()`` of the layer before the norm grows from epoch to epoch
 """
 
 from functools import partial

@@ -13,18 +13,13 @@ The symptom: the same weights give other outputs, or worse ones after some fine-
 *remembered how*, is answered wrongly: in another unit. Epsilon belongs to none of the three.
 
 .. symptom:: numbers differ from PyTorch
+   :doctor: epsilon_of_another_framework
    :cause: epsilon: 1e-3 in Keras, 1e-5 in PyTorch and Flax, 1e-4 in Lasagne
    :check: ``layer.epsilon != eps``, that of the other framework
-   :likelihood: usual
-   :question: none
-   :doctor: epsilon_of_another_framework
 
 .. symptom:: fine-tuned model collapses
-   :cause: a momentum of 0.1 from PyTorch, where it means 0.9
-   :check: ``layer.momentum < 0.5``
-   :likelihood: sometimes
-   :question: 2
    :doctor: momentum_of_another_framework
+   :check: ``layer.momentum < 0.5``
 
 .. symptom:: numbers differ from PyTorch
    :cause: a variance with Bessel's correction beside one without, in tiny batches

@@ -13,18 +13,14 @@ turns. For inputs of means 0 and 10 and variance 1 it ends at mean **5.3** and v
 the mixture has 5 and 26: each branch is then read 5 standard deviations off.
 
 .. symptom:: validation far worse than training
+   :doctor: shared_by_branches
    :cause: a shared network is called once for each branch, and the branches differ in kind
    :check: ``network(a, training=True)`` and ``network(a)`` differ widely, for either branch alone
-   :likelihood: sometimes
-   :question: 2
-   :doctor: shared_by_branches
 
 .. symptom:: test accuracy near chance
+   :doctor: shared_by_branches
    :cause: a Siamese network called once for each branch: one population for two kinds of input
    :check: ``layer.moving_mean`` is near the batch means of neither branch
-   :likelihood: seldom
-   :question: 2
-   :doctor: shared_by_branches
 """
 
 from functools import partial

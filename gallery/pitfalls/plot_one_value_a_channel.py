@@ -12,25 +12,19 @@ The symptom: the loss stands still, or the training is fine and every prediction
 *whose statistics*, is answered wrongly, by too few; the NaN is question 2's, *remembered how*.
 
 .. symptom:: every prediction is the same
+   :doctor: one_value_a_channel
    :cause: the layer gets one example at a time, in training mode, and puts out β
    :check: ``np.array_equal(model(x[:1]), model(x[1:2]))``, with ``training`` as in your code
-   :likelihood: often
-   :question: 1
-   :doctor: one_value_a_channel
 
 .. symptom:: NaN or infinity
+   :doctor: last_batch_of_one
    :cause: the last batch of an epoch has one example, and the variance is corrected by n/(n − 1)
    :check: ``[len(x) for x, y in dataset][-1] == 1``; of arrays ``len(x_train) % batch_size == 1``
-   :likelihood: sometimes
-   :question: 2
-   :doctor: last_batch_of_one
 
 .. symptom:: worse with small batches
+   :doctor: small_batches
    :cause: in a batch of two only the sign of a difference is left, in a batch of one nothing
    :check: batch · height · width, where the layer stands, is below 8
-   :likelihood: usual
-   :question: 1
-   :doctor: small_batches
 """
 
 import keras

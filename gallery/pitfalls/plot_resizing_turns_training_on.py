@@ -14,25 +14,17 @@ these layers has the default ``training=True``, and Keras 3 hands a default on t
 later, as if somebody had said it. Where somebody says it, all is well.
 
 .. symptom:: predictions depend on the batch
-   :cause: Keras 3: an image layer before the batch norm, and nobody said ``training=False``
-   :check: ``model(x)`` and ``model(x, training=False)`` are not equal
-   :likelihood: sometimes
-   :question: 3
    :doctor: untold_is_training
+   :check: ``model(x)`` and ``model(x, training=False)`` are not equal
 
 .. symptom:: statistics change when they should not
-   :cause: Keras 3: an image layer before the batch norm, and nobody said ``training=False``
-   :check: ``layer.moving_mean`` is another after ``predict`` than before
-   :likelihood: sometimes
-   :question: 3
    :doctor: untold_is_training
+   :check: ``layer.moving_mean`` is another after ``predict`` than before
 
 .. symptom:: every prediction is the same
+   :doctor: untold_is_training
    :cause: Keras 3: an image layer before the batch norm, and images predicted one by one
    :check: ``model(x)`` and ``model(x, training=False)`` are not equal
-   :likelihood: seldom
-   :question: 3
-   :doctor: untold_is_training
 """
 
 import keras

@@ -13,16 +13,13 @@ The symptom: an excellent training loss, and useless features. Question 1, *whos
 answered wrongly: by a set of examples that tells which belong together.
 
 .. symptom:: test accuracy near chance
+   :doctor: batch_gives_the_answer
    :cause: the training examples of a group belong together, and batch statistics say so
    :check: train on noise of the same shape: the loss falls below log(number of candidates)
-   :likelihood: seldom
-   :question: 1
 
 .. symptom:: predictions depend on the batch
-   :cause: the model has learnt to read the group's statistics
+   :doctor: batch_gives_the_answer
    :check: regroup the same examples in ``model(x, training=True)``: does the loss rise?
-   :likelihood: seldom
-   :question: 1
 """
 
 from functools import partial

@@ -12,23 +12,18 @@ The symptom: NaN, or a model that learns on one GPU and not on two, or not compi
 three questions is answered wrongly: *whose statistics*, 1, is answered rightly and miscalculated.
 
 .. symptom:: NaN or infinity
-   :cause: the variance is computed as E[x²] − E[x]², which cancels where the mean is large
+   :doctor: large_mean
    :check: of the layer's inputs, with axis 0 alone for vectors,
            ``np.max(np.abs(x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + layer.epsilon))`` is
            above 1,000
-   :likelihood: sometimes
-   :question: none
-   :doctor: large_mean
 
 .. symptom:: worse on two GPUs
+   :doctor: large_mean
    :cause: ``synchronized=True`` in Keras 3 and tf_keras computes the variance in one pass, and the
            inputs are not centred
    :check: of the layer's inputs, with axis 0 alone for vectors,
            ``np.max(np.abs(x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + layer.epsilon))`` is
            above 100
-   :likelihood: seldom
-   :question: none
-   :doctor: large_mean
 """
 
 from functools import partial

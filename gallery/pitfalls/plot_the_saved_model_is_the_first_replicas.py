@@ -12,18 +12,13 @@ The symptom: ``evaluate`` says one thing, the loaded model another. Question 2, 
 answered wrongly: by one replica's batches, or without what lies between the replicas' means.
 
 .. symptom:: the saved model predicts differently
-   :cause: each replica remembers its own statistics, and only the first replica's are saved
-   :check: ``strategy.experimental_local_results(layer.moving_mean.value)`` are not all equal
-   :likelihood: sometimes
-   :question: 2
    :doctor: replicas_differ
+   :check: ``strategy.experimental_local_results(layer.moving_mean.value)`` are not all equal
 
 .. symptom:: worse on two GPUs
+   :doctor: replicas_differ
    :cause: the data are not shuffled over the replicas, and the first replica's statistics serve all
    :check: evaluate with the replicas' shards exchanged: is it another accuracy?
-   :likelihood: sometimes
-   :question: 2
-   :doctor: replicas_differ
 """
 
 import tempfile

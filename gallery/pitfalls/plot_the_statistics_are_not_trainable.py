@@ -14,12 +14,10 @@ what training has remembered is not handed on. Recomputed on training images, a 
 good as the original.
 
 .. symptom:: the saved model predicts differently
+   :doctor: never_updated
    :cause: only the trainable variables were saved or copied; the statistics are not among them
    :check: after loading, ``[norm.path for norm in bnref.norms.find(model) if not
            np.any(norm.mean)]`` is not empty
-   :likelihood: often
-   :question: 2
-   :doctor: never_updated
 
 .. symptom:: an error message
    :cause: "uninitialized value" of a moving mean: TensorFlow 1 saved the trainable variables only

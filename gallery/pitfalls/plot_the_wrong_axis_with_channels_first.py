@@ -13,28 +13,22 @@ error as soon as the width of the images changes. Question 1, *whose statistics*
 wrongly: those of a column over all channels, instead of a channel's over all pixels.
 
 .. symptom:: no better than without batch norm
+   :doctor: wrong_axis
    :cause: channels first and ``axis=-1``: image columns are normalized
    :check: ``[norm.channels for norm in bnref.norms.find(model)]`` has the width of the images,
            not the number of channels
-   :likelihood: seldom
-   :question: 1
-   :doctor: wrong_axis
 
 .. symptom:: numbers differ from PyTorch
+   :doctor: wrong_axis
    :cause: a port that keeps (N, C, H, W) and leaves ``axis`` at -1
    :check: ``[norm.channels for norm in bnref.norms.find(model)]`` has the width of the images,
            not the number of channels
-   :likelihood: sometimes
-   :question: 1
-   :doctor: wrong_axis
 
 .. symptom:: an error message
+   :doctor: wrong_axis
    :cause: images of another width, and normalized columns instead of channels
    :check: ``[norm.channels for norm in bnref.norms.find(model)]`` has the width of the images,
            not the number of channels
-   :likelihood: seldom
-   :question: 1
-   :doctor: wrong_axis
 """
 
 import keras

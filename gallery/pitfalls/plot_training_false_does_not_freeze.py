@@ -13,25 +13,19 @@ Question 3, *used when*, is answered wrongly, against what was written: a functi
 put together, and ``fit`` calls it with True. What the code of a ``call`` method says, holds.
 
 .. symptom:: statistics change when they should not
+   :doctor: training_false_overridden
    :cause: Keras 3 overrides the ``training=False`` of a functional model, and the base was unfrozen
    :check: ``sum(norm.trainable for norm in bnref.norms.find(base))`` is above 0
-   :likelihood: often
-   :question: 3
-   :doctor: training_false_overridden
 
 .. symptom:: statistics change when they should not
+   :doctor: frozen_after_compile
    :cause: layers were frozen after ``compile``, and ``fit`` keeps the step that it traced before
    :check: call ``model.compile`` again: does ``layer.moving_mean`` stand still now?
-   :likelihood: sometimes
-   :question: 3
-   :doctor: frozen_after_compile
 
 .. symptom:: fine-tuned model collapses
+   :doctor: training_false_overridden
    :cause: the whole base was unfrozen, its batch norm with it, and the batches are small
    :check: ``sum(norm.trainable for norm in bnref.norms.find(base))`` is above 0
-   :likelihood: usual
-   :question: 3
-   :doctor: training_false_overridden
 """
 
 import itertools

@@ -13,35 +13,27 @@ Question 3, *used when*, is answered wrongly: the population's statistics are us
 and these are the start values. Training and validation agree, so no gap between them tells.
 
 .. symptom:: statistics never change
+   :doctor: never_updated
    :cause: the loop calls ``model(x)`` without ``training=True``
    :check: after some steps, ``[norm.path for norm in bnref.norms.find(model) if not
            np.any(norm.mean)]`` is not empty
-   :likelihood: usual
-   :question: 3
-   :doctor: never_updated
 
 .. symptom:: statistics never change
+   :doctor: never_updated
    :cause: Keras 3 ``fit`` of a subclass whose ``call`` does not name ``training``
    :check: ``"training" not in inspect.signature(model.call).parameters``
-   :likelihood: often
-   :question: 3
-   :doctor: never_updated
 
 .. symptom:: statistics never change
+   :doctor: training_never_passed
    :cause: a ``call`` says ``training=False`` to a layer within, or calls ``layer.call``
    :check: after ``model(x, training=True)``, ``[norm.path for norm in bnref.norms.find(model) if
            not np.any(norm.mean)]`` is not empty
-   :likelihood: sometimes
-   :question: 3
-   :doctor: training_never_passed
 
 .. symptom:: no better than without batch norm
+   :doctor: training_never_passed
    :cause: the layers are never told that this is training
    :check: after some steps, ``[norm.path for norm in bnref.norms.find(model) if not
            np.any(norm.mean)]`` is not empty
-   :likelihood: often
-   :question: 3
-   :doctor: never_updated
 """
 
 import keras

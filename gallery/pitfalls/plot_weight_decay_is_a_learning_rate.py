@@ -12,12 +12,10 @@ The symptom: a decay tuned without batch norm makes training noisy with it. None
 questions is answered wrongly.
 
 .. symptom:: no better than without batch norm
+   :doctor: gamma_vanishes
    :cause: weight decay tuned without batch norm acts as a learning rate, or shrinks γ
    :check: train once with ``weight_decay=0``; and
            ``[float(np.median(np.abs(norm.gamma))) for norm in bnref.norms.find(model)]`` is near 0
-   :likelihood: seldom
-   :question: none
-   :doctor: gamma_vanishes
 """
 
 from functools import partial

@@ -14,18 +14,13 @@ is </gallery/questions/plot_alpha_and_momentum_of_renorm>` and :doc:`what UPDATE
 </gallery/questions/plot_alpha_and_momentum_update_ops>`. Question 2, *remembered how*.
 
 .. symptom:: numbers differ from PyTorch
+   :doctor: momentum_of_another_framework
    :cause: momentum copied as it stands: PyTorch and Lasagne weigh the new value, Keras the old
    :check: ``layer.momentum`` and PyTorch's ``momentum``, or Lasagne's ``alpha``, do not add up to 1
-   :likelihood: usual
-   :question: 2
-   :doctor: momentum_of_another_framework
 
 .. symptom:: validation jumps
-   :cause: a momentum of 0.1, copied from PyTorch, where it means 0.9
-   :check: ``[norm.path for norm in bnref.norms.find(model) if norm.momentum < 0.5]`` is not empty
-   :likelihood: sometimes
-   :question: 2
    :doctor: momentum_of_another_framework
+   :check: ``[norm.path for norm in bnref.norms.find(model) if norm.momentum < 0.5]`` is not empty
 """
 
 import warnings

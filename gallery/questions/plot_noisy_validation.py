@@ -14,19 +14,15 @@ guess. The answer says to randomize it too, and that helps. Question 1, *whose s
 answered wrongly: with those of one utterance.
 
 .. symptom:: validation jumps
+   :doctor: batches_not_shuffled
    :cause: neighbouring batches are alike, so that the population is that of the last few
    :check: recompute it on shuffled batches (:func:`bnref.population.recompute`): does the test
       loss fall?
-   :likelihood: usual
-   :question: 1
-   :doctor: batches_not_shuffled
 
 .. symptom:: validation far worse than training
+   :doctor: batches_not_shuffled
    :cause: each batch is of one recording, speaker or class
    :check: shuffle examples, not files, and train for as many steps: is the gap gone?
-   :likelihood: often
-   :question: 1
-   :doctor: batches_not_shuffled
 """
 
 from functools import partial

@@ -13,19 +13,14 @@ batches of 14 or more. That counts examples; what counts is how many of them are
 Question 1, *whose statistics*: a batch of neighbours has its utterance's, not the population's.
 
 .. symptom:: validation jumps
+   :doctor: batches_not_shuffled
    :cause: large batches, but of neighbours: 128 frames of one utterance are worth two or three
    :check: ``np.mean(N * means.var(0) / examples.var(0))``, of the means of many batches of N: far
       above 1?
-   :likelihood: often
-   :question: 1
-   :doctor: batches_not_shuffled
 
 .. symptom:: worse with small batches
-   :cause: examples of a batch are alike, so that few of them count
-   :check: draw the batch from many files: does the same batch size do better?
-   :likelihood: sometimes
-   :question: 1
    :doctor: batches_not_shuffled
+   :check: draw the batch from many files: does the same batch size do better?
 """
 
 import keras

@@ -14,11 +14,8 @@ and smaller, while the page is built. What the post's code does wrong:
 :doc:`plot_with_and_without_normalizes_its_logits`.
 
 .. symptom:: validation far worse than training
-   :cause: the moving average still holds its start value
-   :check: print ``momentum ** steps``: the weight of the start value
-   :likelihood: often
-   :question: 2
    :doctor: few_steps
+   :check: print ``momentum ** steps``: the weight of the start value
 """
 
 import textwrap

@@ -12,16 +12,14 @@ convolutions answers *remembered how?* with never, its function for dense layers
 the batch's, always. In bnref each answer is one hook, so each fault is one method:
 
 .. symptom:: every prediction is the same
+   :doctor: training_at_inference
    :cause: a batch of one normalized by itself comes out as β
    :check: ``model(x[:1])`` for different x: does the output stay the same?
-   :likelihood: usual
-   :question: 3
 
 .. symptom:: predictions depend on the batch
+   :doctor: training_at_inference
    :cause: the batch normalizes itself at inference
    :check: ``model(x)[:1]`` beside ``model(x[:1])``, both with ``training=False``
-   :likelihood: usual
-   :question: 3
 
 .. symptom:: test accuracy near chance
    :cause: the population statistics are never assigned, or never read

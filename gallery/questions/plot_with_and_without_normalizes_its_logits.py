@@ -12,11 +12,8 @@ Question 1, *whose statistics*, is answered in the wrong place: a logit must be 
 it must not depend on which other images are in the batch.
 
 .. symptom:: no better than without batch norm
-   :cause: batch norm on the logits bounds what they can say
-   :check: is the last layer before the loss a batch norm?
-   :likelihood: sometimes
-   :question: none
    :doctor: norm_on_logits
+   :check: is the last layer before the loss a batch norm?
 """
 
 import argparse

@@ -12,18 +12,13 @@ Question 1, *whose statistics*: a replica's own batch, a ghost of it, all replic
 example's own. In every arm an update sees the same 128 images; only the statistics differ.
 
 .. symptom:: worse with small batches
-   :cause: statistics of too few examples
-   :check: train with the same steps at twice the batch
-   :likelihood: usual
-   :question: 1
    :doctor: small_batches
+   :check: train with the same steps at twice the batch
 
 .. symptom:: worse on two GPUs
+   :doctor: small_batches
    :cause: each replica normalizes by its own, smaller batch
    :check: set ``synchronized=True``: is it as good as one device again?
-   :likelihood: usual
-   :question: 1
-   :doctor: small_batches
 """
 
 import textwrap

@@ -12,10 +12,9 @@ norm trains on the batch's statistics, and two images hardly have any.
 :class:`bnref.layers.FrozenBatchNorm` uses the population's throughout, and they never move.
 
 .. symptom:: fine-tuned model collapses
+   :doctor: small_batches
    :cause: batches of a few images replace good statistics by noise
    :check: fine-tune with ``layer.trainable = False`` on every norm
-   :likelihood: often
-   :question: 3
 """
 
 from functools import partial

@@ -13,18 +13,13 @@ the valid steps alone, and puts out 0 at the others. Keras's ``BatchNormalizatio
 the former and not the latter: what it puts out there, the next convolution reads.
 
 .. symptom:: predictions depend on the batch
-   :cause: padding counts as data
-   :check: pad one sequence more: does its prediction change?
-   :likelihood: often
-   :question: 1
    :doctor: padding_counted
+   :check: pad one sequence more: does its prediction change?
 
 .. symptom:: validation far worse than training
+   :doctor: padding_counted
    :cause: training and test are padded by different amounts
    :check: compare the share of padding in both
-   :likelihood: sometimes
-   :question: 1
-   :doctor: padding_counted
 """
 
 import keras

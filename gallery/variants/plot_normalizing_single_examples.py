@@ -13,11 +13,8 @@ it is no part of the population. Inference example weighing (Summers & Dinneen 2
 1906.03548, section 3.1) gives it the weight α back. It looks at no other example.
 
 .. symptom:: test accuracy near chance
-   :cause: test data of another brightness or scale than the training data
-   :check: compare mean and variance of test and training inputs
-   :likelihood: sometimes
-   :question: 3
    :doctor: validation_of_another_kind
+   :check: compare mean and variance of test and training inputs
 """
 
 from functools import partial

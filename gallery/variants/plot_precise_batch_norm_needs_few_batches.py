@@ -14,11 +14,9 @@ fresh batches under the present weights (Wu & Johnson 2021, arXiv 2105.07576, se
     population.recompute(model, batches)  # inputs only, in batches as large as in training
 
 .. symptom:: validation far worse than training
+   :doctor: stale_population
    :cause: the average mixes statistics of many past weights
    :check: recompute on 8 batches (:func:`bnref.population.recompute`): does the test change?
-   :likelihood: sometimes
-   :question: 2
-   :doctor: stale_population
 """
 
 import keras

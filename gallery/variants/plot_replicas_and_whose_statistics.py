@@ -12,10 +12,8 @@ synchronized batch norm **equals one device**, for one collective each way.
 :class:`bnref.layers.PooledBatchNorm` question 2, *remembered how*.
 
 .. symptom:: worse on two GPUs
-   :cause: replicas see different data, and one population serves all
+   :doctor: replicas_differ
    :check: print ``layer.moving_mean`` on every replica
-   :likelihood: often
-   :question: 1
 """
 
 import itertools

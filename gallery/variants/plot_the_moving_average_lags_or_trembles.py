@@ -14,16 +14,12 @@ test while the training loss is smooth. Question 2, *remembered how*, is answere
 :class:`bnref.layers.CumulativeBatchNorm` with the mean of all batches.
 
 .. symptom:: validation far worse than training
-   :cause: few steps, and a momentum that lags
+   :doctor: few_steps
    :check: does the test change with :func:`bnref.population.recompute`?
-   :likelihood: usual
-   :question: 2
 
 .. symptom:: validation jumps
-   :cause: a momentum so low that the population keeps the noise of single batches
+   :doctor: trembling_average
    :check: does the test jump as much with momentum 0.999?
-   :likelihood: sometimes
-   :question: 2
 """
 
 from functools import partial

@@ -13,11 +13,8 @@ question 1, *whose statistics*: a batch of one domain is normalized by that doma
 population is an average over both and fits neither.
 
 .. symptom:: test accuracy near chance
-   :cause: batches hold one kind of data each, and the population is a mean over kinds
-   :check: a batch of one kind: ``training=True`` beside ``training=False``
-   :likelihood: often
-   :question: 1
    :doctor: one_kind_a_batch
+   :check: a batch of one kind: ``training=True`` beside ``training=False``
 """
 
 from functools import partial

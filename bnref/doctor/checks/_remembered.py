@@ -10,7 +10,11 @@ RECOMPUTE = "bnref.population.recompute(model, batches)  # shuffled training bat
 NEVER = ["training_never_passed", "never_updated"]
 
 
-@check(2, "gallery/pitfalls/plot_towers_that_update_one_average")
+@check(
+    2,
+    "gallery/pitfalls/plot_towers_that_update_one_average",
+    symptoms={"NaN or infinity": "seldom"},
+)
 def impossible_population(case):
     """The population has a variance that is negative or not finite, or a mean that is not."""
     bad = {}
@@ -27,7 +31,12 @@ def impossible_population(case):
     return Found(paths(bad), evidence, RECOMPUTE)
 
 
-@check(2, "gallery/pitfalls/plot_training_was_never_told", unless=["training_never_passed"])
+@check(
+    2,
+    "gallery/pitfalls/plot_training_was_never_told",
+    symptoms={"statistics never change": "usual", "the saved model predicts differently": "often"},
+    unless=["training_never_passed"],
+)
 def never_updated(case):
     """The population was never updated: mean 0 and variance 1, to the bit."""
     fresh = [norm for norm in case.norms if norm.fixed and case.in_use(norm) and at_start(norm)]
@@ -45,8 +54,12 @@ def never_updated(case):
     return Found(paths(fresh), evidence, fix)
 
 
-@check(2, "gallery/pitfalls/plot_few_batches_leave_the_old_statistics",
-       unless=[*NEVER, "variance_overflows"])  # fmt: skip
+@check(
+    2,
+    "gallery/pitfalls/plot_few_batches_leave_the_old_statistics",
+    symptoms={"validation far worse than training": "usual", "fine-tuned model collapses": "often"},
+    unless=[*NEVER, "variance_overflows"],
+)
 def few_steps(case):
     """Few steps at a high momentum: the population is still partly what it started with.
 
@@ -83,7 +96,11 @@ def few_steps(case):
     return Found(paths(found), evidence, fix)
 
 
-@check(2, "gallery/pitfalls/plot_half_precision_overflows_and_stands_still")
+@check(
+    2,
+    "gallery/pitfalls/plot_half_precision_overflows_and_stands_still",
+    symptoms={"statistics never change": "seldom"},
+)
 def half_precision_population(case):
     """The population is kept in half precision, where a step is less than its last digit."""
     half = {
@@ -112,7 +129,15 @@ OTHER_CAUSES = [
 ]  # fmt: skip
 
 
-@check(2, "gallery/variants/plot_precise_batch_norm_needs_few_batches", unless=OTHER_CAUSES)
+@check(
+    2,
+    "gallery/variants/plot_precise_batch_norm_needs_few_batches",
+    symptoms={
+        "validation far worse than training": "sometimes",
+        "test accuracy near chance": "seldom",
+    },
+    unless=OTHER_CAUSES,
+)
 def stale_population(case):
     """The population is not that of these data under these weights, and the model loses by it.
 
@@ -123,6 +148,8 @@ def stale_population(case):
         return None
     apart = {}
     for norm in case.fresh:
+        if at_start(norm):
+            continue  # `never_updated` says it, or that the model is not trained
         departure = statistics.departure(case, norm)
         z = np.abs(departure.z[np.isfinite(departure.z)])
         if z.size and np.median(z) > 3 and norm.fixed:

@@ -7,7 +7,15 @@ from bnref.doctor.checks._check import Found, Undecided, check, paths
 from bnref.doctor.checks._remembered import NEVER, RECOMPUTE
 
 
-@check(2, "gallery/questions/plot_alpha_and_momentum")
+@check(
+    2,
+    "gallery/questions/plot_alpha_and_momentum",
+    symptoms={
+        "numbers differ from PyTorch": "usual",
+        "fine-tuned model collapses": "sometimes",
+        "validation jumps": "sometimes",
+    },
+)
 def momentum_of_another_framework(case):
     """A momentum below 0.5: PyTorch's 0.1 means 0.9 here, where it weighs the old value."""
     low = [norm for norm in case.followers if norm.momentum < 0.5]
@@ -22,9 +30,18 @@ def momentum_of_another_framework(case):
     return Found(paths(low), evidence, fix)
 
 
-@check(2, "gallery/variants/plot_the_moving_average_lags_or_trembles",
-       unless=[*NEVER, "momentum_of_another_framework", "batches_not_shuffled", "one_kind_a_batch",
-               "small_batches"])  # fmt: skip
+@check(
+    2,
+    "gallery/variants/plot_the_moving_average_lags_or_trembles",
+    symptoms={"validation jumps": "sometimes"},
+    unless=[
+        *NEVER,
+        "momentum_of_another_framework",
+        "batches_not_shuffled",
+        "one_kind_a_batch",
+        "small_batches",
+    ],
+)
 def trembling_average(case):
     """A momentum so low for batches so small that the population keeps the noise of the last ones.
 
@@ -51,7 +68,15 @@ def trembling_average(case):
     return Found(paths(found), evidence, fix)
 
 
-@check(2, "gallery/pitfalls/plot_averaged_weights_need_their_own_statistics", unless=NEVER)
+@check(
+    2,
+    "gallery/pitfalls/plot_averaged_weights_need_their_own_statistics",
+    symptoms={
+        "the saved model predicts differently": "sometimes",
+        "validation far worse than training": "seldom",
+    },
+    unless=NEVER,
+)
 def weights_averaged_without_statistics(case):
     """The weights are averages of many steps', the population is that of the last steps'."""
     averaged = getattr(case.optimizer, "use_ema", False)
@@ -64,7 +89,11 @@ def weights_averaged_without_statistics(case):
     return Found(paths(case.followers), evidence, RECOMPUTE)
 
 
-@check(2, "gallery/pitfalls/plot_dropout_before_batch_norm")
+@check(
+    2,
+    "gallery/pitfalls/plot_dropout_before_batch_norm",
+    symptoms={"validation far worse than training": "sometimes"},
+)
 def dropout_before(case):
     """Dropout before a norm: the variance that it remembers is larger than at inference.
 
@@ -101,7 +130,12 @@ def dropout_before(case):
 FRAMEWORKS = {1e-3: "Keras", 1e-5: "PyTorch and Flax", 1e-4: "Lasagne", 1e-6: "some JAX code"}
 
 
-@check(2, "gallery/pitfalls/plot_numbers_differ_after_a_port", unless=NEVER)
+@check(
+    2,
+    "gallery/pitfalls/plot_numbers_differ_after_a_port",
+    symptoms={"numbers differ from PyTorch": "usual"},
+    unless=NEVER,
+)
 def epsilon_of_another_framework(case):
     """The weights were trained with another ε than the layers have.
 

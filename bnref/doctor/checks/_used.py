@@ -6,7 +6,11 @@ from bnref.doctor.checks._check import Found, check, paths
 from bnref.doctor.checks._start import at_start
 
 
-@check(3, "gallery/pitfalls/plot_training_was_never_told")
+@check(
+    3,
+    "gallery/pitfalls/plot_training_was_never_told",
+    symptoms={"statistics never change": "often", "no better than without batch norm": "often"},
+)
 def training_never_passed(case):
     """The norms are never told that this is training, so that they normalize by 0 and 1.
 
@@ -35,7 +39,16 @@ def training_never_passed(case):
     return Found(paths(deaf), evidence, fix)
 
 
-@check(3, "gallery/pitfalls/plot_exported_in_training_mode")
+@check(
+    3,
+    "gallery/pitfalls/plot_exported_in_training_mode",
+    symptoms={
+        "every prediction is the same": "usual",
+        "predictions depend on the batch": "usual",
+        "the saved model predicts differently": "often",
+        "statistics change when they should not": "sometimes",
+    },
+)
 def training_at_inference(case):
     """Training mode at inference: a prediction depends on what else is in the batch.
 
@@ -83,7 +96,16 @@ def _exported_in_training_mode(case):
     return Found(paths(norms), evidence, fix)
 
 
-@check(3, "gallery/pitfalls/plot_resizing_turns_training_on", unless=["training_at_inference"])
+@check(
+    3,
+    "gallery/pitfalls/plot_resizing_turns_training_on",
+    symptoms={
+        "predictions depend on the batch": "sometimes",
+        "statistics change when they should not": "sometimes",
+        "every prediction is the same": "seldom",
+    },
+    unless=["training_at_inference"],
+)
 def untold_is_training(case):
     """``model(x)`` runs in training mode though nobody says so: an image layer turns it on.
 
@@ -100,8 +122,12 @@ def untold_is_training(case):
     return Found(paths(leaking), evidence, "y = model(x, training=False)  # say it, always")
 
 
-@check(3, "gallery/pitfalls/plot_testing_moves_the_average",
-       unless=["training_at_inference", "untold_is_training"])  # fmt: skip
+@check(
+    3,
+    "gallery/pitfalls/plot_testing_moves_the_average",
+    symptoms={"statistics change when they should not": "sometimes"},
+    unless=["training_at_inference", "untold_is_training"],
+)
 def moves_at_inference(case):
     """The population moves where nothing is trained."""
     moved = {"model(x)": case.untold[1], "model(x, training=False)": case.first.moved}
@@ -118,7 +144,14 @@ def moves_at_inference(case):
     return None
 
 
-@check(3, "gallery/pitfalls/plot_training_false_does_not_freeze")
+@check(
+    3,
+    "gallery/pitfalls/plot_training_false_does_not_freeze",
+    symptoms={
+        "fine-tuned model collapses": "usual",
+        "statistics change when they should not": "often",
+    },
+)
 def training_false_overridden(case):
     """``training=False`` in a functional model does not freeze a base that is trainable.
 
@@ -163,7 +196,11 @@ def _within(case, norms, bases):
     ]
 
 
-@check(3, "gallery/pitfalls/plot_training_false_does_not_freeze")
+@check(
+    3,
+    "gallery/pitfalls/plot_training_false_does_not_freeze",
+    symptoms={"statistics change when they should not": "sometimes"},
+)
 def frozen_after_compile(case):
     """What is trained was changed after ``compile``: the step was built for other weights.
 

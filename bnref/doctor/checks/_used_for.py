@@ -6,7 +6,11 @@ from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._check import Found, check, paths
 
 
-@check(3, "gallery/questions/plot_with_and_without_normalizes_its_logits")
+@check(
+    3,
+    "gallery/questions/plot_with_and_without_normalizes_its_logits",
+    symptoms={"no better than without batch norm": "sometimes"},
+)
 def norm_on_logits(case):
     """A norm stands on the logits, and bounds how sure the model can be."""
     norm = case.on_logits
@@ -20,7 +24,11 @@ def norm_on_logits(case):
     return Found(paths([norm]), evidence, fix)
 
 
-@check(3, "gallery/pitfalls/plot_no_gradient_through_the_statistics")
+@check(
+    3,
+    "gallery/pitfalls/plot_no_gradient_through_the_statistics",
+    symptoms={"no better than without batch norm": "seldom"},
+)
 def bias_without_effect(case):
     """A bias before a norm has grown large: no gradient passes through the statistics.
 
@@ -44,7 +52,11 @@ def bias_without_effect(case):
     return Found(paths(found), evidence, fix)
 
 
-@check(3, "gallery/pitfalls/plot_the_one_pass_variance_cancels")
+@check(
+    3,
+    "gallery/pitfalls/plot_the_one_pass_variance_cancels",
+    symptoms={"NaN or infinity": "sometimes", "worse on two GPUs": "seldom"},
+)
 def large_mean(case):
     """The mean is so large against the deviation that a variance taken in one pass cancels.
 
@@ -72,7 +84,11 @@ def large_mean(case):
     return Found(paths(found), evidence, fix)
 
 
-@check(3, "gallery/pitfalls/plot_half_precision_overflows_and_stands_still")
+@check(
+    3,
+    "gallery/pitfalls/plot_half_precision_overflows_and_stands_still",
+    symptoms={"NaN or infinity": "sometimes", "every prediction is the same": "seldom"},
+)
 def variance_overflows(case):
     """The batch's moments overflow, though the inputs of the model are finite.
 
@@ -90,7 +106,12 @@ def variance_overflows(case):
     return Found(paths(found[:1]), evidence, "x = keras.layers.Rescaling(1 / 255)(x)  # or float32")
 
 
-@check(3, "learn/what_it_computes", unless=["variance_overflows"])
+@check(
+    3,
+    "learn/what_it_computes",
+    symptoms={"no better than without batch norm": "seldom"},
+    unless=["variance_overflows"],
+)
 def dead_channels(case):
     """Channels whose inputs are constant come out as β, whatever the example.
 
@@ -111,7 +132,11 @@ def dead_channels(case):
     return Found(paths(found), evidence, fix)
 
 
-@check(3, "gallery/pitfalls/plot_weight_decay_is_a_learning_rate")
+@check(
+    3,
+    "gallery/pitfalls/plot_weight_decay_is_a_learning_rate",
+    symptoms={"no better than without batch norm": "seldom"},
+)
 def gamma_vanishes(case):
     """γ has shrunk to nothing under weight decay, and with it what the norm passes on.
 

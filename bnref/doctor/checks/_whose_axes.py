@@ -9,7 +9,15 @@ from bnref.doctor.checks._check import Found, check, paths
 IN_PLACE = {"Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Dropout", "GaussianNoise"}
 
 
-@check(1, "gallery/pitfalls/plot_the_wrong_axis_with_channels_first")
+@check(
+    1,
+    "gallery/pitfalls/plot_the_wrong_axis_with_channels_first",
+    symptoms={
+        "numbers differ from PyTorch": "sometimes",
+        "no better than without batch norm": "seldom",
+        "an error message": "seldom",
+    },
+)
 def wrong_axis(case):
     """A norm normalizes another axis than the channels.
 
@@ -50,7 +58,14 @@ def _axis_of_channels(case, layer, rank):
     return None
 
 
-@check(1, "gallery/pitfalls/plot_one_norm_for_two_branches")
+@check(
+    1,
+    "gallery/pitfalls/plot_one_norm_for_two_branches",
+    symptoms={
+        "validation far worse than training": "sometimes",
+        "test accuracy near chance": "seldom",
+    },
+)
 def shared_by_branches(case):
     """One norm serves two branches whose inputs differ, and its population is a mixture.
 
@@ -83,7 +98,11 @@ def shared_by_branches(case):
     return Found(paths(apart), evidence, fix)
 
 
-@check(1, "gallery/pitfalls/plot_a_mask_switches_synchronization_off")
+@check(
+    1,
+    "gallery/pitfalls/plot_a_mask_switches_synchronization_off",
+    symptoms={"worse on two GPUs": "sometimes"},
+)
 def mask_unsynchronizes(case):
     """A synchronized norm gets a mask, and Keras 3 does not synchronize then.
 
@@ -101,7 +120,14 @@ def mask_unsynchronizes(case):
     return Found(paths(norms), evidence, fix)
 
 
-@check(1, "gallery/variants/plot_masked_sequences")
+@check(
+    1,
+    "gallery/variants/plot_masked_sequences",
+    symptoms={
+        "predictions depend on the batch": "often",
+        "validation far worse than training": "sometimes",
+    },
+)
 def padding_counted(case):
     """Padded steps count as data: no mask reaches the norm, or it does not look at it.
 

@@ -47,7 +47,11 @@ def _runs(values, ratio, chance):
     return 1 + int(np.sum(np.diff(groups) != 0))
 
 
-@check(1, "gallery/variants/plot_two_domains_in_one_batch")
+@check(
+    1,
+    "gallery/variants/plot_two_domains_in_one_batch",
+    symptoms={"test accuracy near chance": "often"},
+)
 def one_kind_a_batch(case):
     """Each batch holds one of two kinds of data, and the population is a mean over the kinds.
 
@@ -75,7 +79,17 @@ def one_kind_a_batch(case):
     return Found(paths([norm]), evidence, fix)
 
 
-@check(1, "gallery/questions/plot_noisy_validation", unless=["one_kind_a_batch"])
+@check(
+    1,
+    "gallery/questions/plot_noisy_validation",
+    symptoms={
+        "validation jumps": "usual",
+        "validation far worse than training": "often",
+        "worse with small batches": "sometimes",
+        "test accuracy near chance": "sometimes",
+    },
+    unless=["one_kind_a_batch"],
+)
 def batches_not_shuffled(case):
     """The examples of a batch are alike, so that its statistics are those of a few.
 
@@ -102,7 +116,12 @@ def batches_not_shuffled(case):
     return Found(paths([norm]), evidence, fix)
 
 
-@check(1, "gallery/variants/plot_normalizing_single_examples", unless=["one_kind_a_batch"])
+@check(
+    1,
+    "gallery/variants/plot_normalizing_single_examples",
+    symptoms={"validation jumps": "seldom"},
+    unless=["one_kind_a_batch"],
+)
 def one_example_rules(case):
     """One example, or a few, make up most of a batch's variance: an outlier, or unscaled inputs.
 
@@ -134,8 +153,12 @@ def one_example_rules(case):
     return Found(paths([seen.norm]), evidence, fix)
 
 
-@check(1, "gallery/pitfalls/plot_the_batch_gives_the_answer_away",
-       unless=["one_kind_a_batch", "batches_not_shuffled", "shared_by_branches"])  # fmt: skip
+@check(
+    1,
+    "gallery/pitfalls/plot_the_batch_gives_the_answer_away",
+    symptoms={"test accuracy near chance": "seldom", "predictions depend on the batch": "seldom"},
+    unless=["one_kind_a_batch", "batches_not_shuffled", "shared_by_branches"],
+)
 def batch_gives_the_answer(case):
     """The model has learnt to read the batch's statistics: its examples belong together.
 
@@ -162,7 +185,14 @@ def batch_gives_the_answer(case):
     return Found(paths(case.followers), evidence, fix)
 
 
-@check(1, "gallery/variants/plot_normalizing_single_examples")
+@check(
+    1,
+    "gallery/variants/plot_normalizing_single_examples",
+    symptoms={
+        "test accuracy near chance": "sometimes",
+        "validation far worse than training": "sometimes",
+    },
+)
 def validation_of_another_kind(case):
     """The validation inputs are of another brightness or scale than those that were trained on.
 

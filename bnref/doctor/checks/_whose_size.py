@@ -6,7 +6,11 @@ from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._check import Found, check, paths
 
 
-@check(1, "gallery/pitfalls/plot_one_value_a_channel")
+@check(
+    1,
+    "gallery/pitfalls/plot_one_value_a_channel",
+    symptoms={"every prediction is the same": "often"},
+)
 def one_value_a_channel(case):
     """A norm has one value a channel in a batch, and puts out β whatever it gets."""
     norms = [norm for norm in case.followers if case.training.of(norm)[0].values <= 1]
@@ -19,7 +23,16 @@ def one_value_a_channel(case):
     return Found(paths(norms), evidence, "model.fit(x, y, batch_size=32)  # 16 or more, not 1")
 
 
-@check(1, "gallery/variants/plot_batch_size_per_replica", unless=["one_value_a_channel"])
+@check(
+    1,
+    "gallery/variants/plot_batch_size_per_replica",
+    symptoms={
+        "worse with small batches": "usual",
+        "worse on two GPUs": "usual",
+        "fine-tuned model collapses": "often",
+    },
+    unless=["one_value_a_channel"],
+)
 def small_batches(case):
     """A replica's batch is so small that its statistics are noise.
 
@@ -54,7 +67,11 @@ def small_batches(case):
     return Found(paths(small), evidence, fix)
 
 
-@check(1, "gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch")
+@check(
+    1,
+    "gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch",
+    symptoms={"worse with small batches": "often"},
+)
 def accumulated_gradients(case):
     """Gradients are accumulated over small batches, each normalized by its own statistics."""
     steps = getattr(case.optimizer, "gradient_accumulation_steps", None)
@@ -72,7 +89,12 @@ def accumulated_gradients(case):
     return Found(paths(case.followers), evidence, fix)
 
 
-@check(1, "gallery/pitfalls/plot_one_value_a_channel", unless=["one_value_a_channel"])
+@check(
+    1,
+    "gallery/pitfalls/plot_one_value_a_channel",
+    symptoms={"NaN or infinity": "sometimes"},
+    unless=["one_value_a_channel"],
+)
 def last_batch_of_one(case):
     """The last batch of an epoch has one example, whose variance is 0."""
     sizes = case.data.sizes
@@ -89,7 +111,11 @@ def empty_replicas(size: int, replicas: int) -> int:
     return replicas - -(-size // share)
 
 
-@check(2, "gallery/pitfalls/plot_an_empty_replica_leaves_nan_behind")
+@check(
+    2,
+    "gallery/pitfalls/plot_an_empty_replica_leaves_nan_behind",
+    symptoms={"NaN or infinity": "sometimes"},
+)
 def empty_replica(case):
     """The last batch leaves a replica without an example, and its statistics become NaN.
 
@@ -104,7 +130,11 @@ def empty_replica(case):
     return Found(paths(spoilt), evidence, "dataset = dataset.batch(64, drop_remainder=True)")
 
 
-@check(2, "gallery/pitfalls/plot_the_saved_model_is_the_first_replicas")
+@check(
+    2,
+    "gallery/pitfalls/plot_the_saved_model_is_the_first_replicas",
+    symptoms={"worse on two GPUs": "often", "the saved model predicts differently": "sometimes"},
+)
 def replicas_differ(case):
     """Each replica remembers its own batches, and only the first one's population is saved."""
     if case.replicas == 1:
