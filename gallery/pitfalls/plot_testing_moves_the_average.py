@@ -20,11 +20,12 @@ population is no longer the training data's. The post: :doc:`/gallery/questions/
 
 from functools import partial
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from bnref import tf1
+from bnref import doctor, tf1
 from bnref_gallery import datasets, scale, tower_networks
 
 v1 = tf.compat.v1
@@ -112,7 +113,8 @@ plt.show()
 # %%
 # To check your own model, read its population, call it at inference, and read it again: nothing
 # may have changed. The fix: create the update in the branch, as ``inside`` above. Today: call the
-# layer, :class:`bnref.layers.BatchNorm` or Keras's, with ``training=False``.
+# layer, :class:`bnref.layers.BatchNorm` or Keras's, with ``training=False``. A layer of your own in
+# Keras can be as careless: ``bnref.doctor.examine(model, data, only=["moves_at_inference"])``.
 #
 # Conclusion
 # ----------
@@ -125,3 +127,30 @@ for name, trace in traces.items():
 print("accuracy, 3 as posted and repaired:", posted.mean(0).round(3), repaired.mean(0).round(3))
 assert updates_at_inference == [10, 0] and abs(traces["3 as posted"][-1] - 446.25) < 2
 assert np.ptp(repaired, axis=1).max() < 0.01 and (posted[:, 1] - posted[:, 2]).mean() > 0.4
+
+
+class Own(keras.layers.BatchNormalization):
+    """Moves its mean by itself: in every call, or, as is right, in training only."""
+
+    def __init__(self, in_every_call):
+        super().__init__()
+        self.in_every_call = in_every_call
+
+    def call(self, inputs, training=None):
+        y = super().call(inputs, training=training)
+        if self.in_every_call or training:
+            self.moving_mean.assign(0.9 * self.moving_mean + 0.1 * tf.reduce_mean(inputs, 0))
+        return y
+
+
+def found(in_every_call):
+    model = keras.Sequential([keras.Input((4,)), Own(in_every_call)])
+    some = random.normal(size=(128, 4)).astype("float32")
+    report = doctor.examine(model, some, only=["moves_at_inference"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found(in_every_call=True)
+print("the doctor, of the wrong layer:", *evidence)
+assert evidence, "the check fires on the wrong model"
+assert not found(in_every_call=False), "and is silent on the right one"

@@ -26,12 +26,14 @@ negative, though training is good. The question answered wrongly is the second, 
 
 from functools import partial
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.training.moving_averages import assign_moving_average
 
-from bnref import tf1
+import bnref
+from bnref import doctor, tf1
 
 v1 = tf.compat.v1
 
@@ -120,6 +122,8 @@ plt.show()
 # To check your own model, compare an average after a step with ρP + (1 − ρ)B, B the mean of the
 # towers' moments. The fix: average the moments and update once (to the variance, add that of the
 # means), or run the updates of one tower: ``tf.get_collection("update_ops", scope="tower_0")``.
+# That a population has a negative variance, of whatever origin, says
+# ``bnref.doctor.examine(model, data, only=["impossible_population"])``.
 #
 # Conclusion
 # ----------
@@ -131,3 +135,17 @@ for name, cases in found.items():
 assert np.allclose([*factors.values()], [1 - R * (1 - decay) for decay in factors], atol=1e-5)
 assert np.abs(traces["3, today"] - 10).max() > 10 > np.abs(traces["2"][9:] - 10).max()
 assert min(found["2"][1], found["3, today"][2]) > 1 / 4
+
+
+def told(towers):
+    """What the doctor says of a Keras model that is given the variance after one step."""
+    model = keras.Sequential([keras.Input((1,)), bnref.BatchNorm()])
+    model.layers[0].moving_variance.assign(forced(towers, decay=0.5))
+    report = doctor.examine(model, random.normal(size=(64, 1)), only=["impossible_population"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = told(towers=5)
+print("the doctor, of five towers:", *evidence)
+assert evidence, "the check fires on the wrong model"
+assert not told(towers=1), "and is silent on the right one"

@@ -22,10 +22,9 @@ the batch's, always. In bnref each answer is one hook, so each fault is one meth
    :check: ``model(x)[:1]`` beside ``model(x[:1])``, both with ``training=False``
 
 .. symptom:: test accuracy near chance
+   :doctor: never_updated
    :cause: the population statistics are never assigned, or never read
    :check: print ``layer.moving_mean`` before and after an epoch
-   :likelihood: often
-   :question: 2
 """
 
 import keras
@@ -33,7 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import population, training
+from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 
 
@@ -93,7 +92,14 @@ repaired_alone = [accuracy(model, images=50, batch_size=1) for model in right]
 # **Population never assigned.** The cure for a network that is trained already: recompute its
 # population from a few batches. Not one weight changes.
 
+
+def found(model, cause):
+    report = doctor.examine(model, (data.x_test[:128], data.y_test[:128]), only=[cause])
+    return [finding.evidence for finding in report.findings]
+
+
 forgetful = [trained(seed, NeverRemembered) for seed in seeds]
+told_of_forgetful = found(forgetful[0], "never_updated")
 never = [accuracy(model) for model in forgetful]
 means = [v for m in forgetful for v in m.variables if "moving_mean" in v.path]
 unassigned = not any(np.any(mean) for mean in means)
@@ -122,6 +128,7 @@ plt.show()
 
 # %%
 # To check your own model, predict one example alone and among others: the results must be equal.
+# ``bnref.doctor.examine(model, data, only=["training_at_inference", "never_updated"])`` does that.
 # The repair: one layer that remembers, ``bnref.BatchNorm()`` or Keras's own, called with
 # ``training=True`` in the training step and ``training=False`` everywhere else.
 #
@@ -135,3 +142,9 @@ in_a_batch = [accuracy(model, images=50, batch_size=50) for model in right]
 assert repaired_alone == in_a_batch, "a prediction must not depend on the other images"
 assert unassigned and np.mean(recomputed) - np.mean(never) > 0.1
 assert np.mean(dropped) < np.mean(repaired)
+
+told_of_selfish = found(selfish[0], "training_at_inference")
+print("the doctor, of the wrong models:", *told_of_selfish, *told_of_forgetful, sep="\n")
+assert told_of_selfish and told_of_forgetful, "the checks fire on the wrong models"
+for cause in ("training_at_inference", "never_updated"):
+    assert not found(right[0], cause), "and are silent on the right one"

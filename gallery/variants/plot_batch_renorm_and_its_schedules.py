@@ -15,8 +15,10 @@ latter (Ioffe 2017, arXiv 1702.03275, Algorithm 1), with r = σ_B/σ_P and d = (
 .. math:: y = \\gamma\\left(\\frac{x - \\mu_B}{\\sigma_B} r + d\\right) + \\beta
 
 .. symptom:: test accuracy near chance
-   :doctor: batches_not_shuffled
+   :cause: each batch holds few classes, and its statistics tell them
    :check: how many classes has a batch? shuffle and train again
+   :likelihood: sometimes
+   :question: 1
 """
 
 import keras

@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import population, training
+from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 
 # %%
@@ -107,7 +107,8 @@ plt.show()
 # %%
 # In small batches, freeze; whether γ and β learn makes no difference here. After a change of scale,
 # sensor or unit, recompute the population on new images first, unlabelled. Large batches: either.
-# To check your own model: how far is ``moving_variance`` from what a recomputation gives?
+# To check your own model: how far is ``moving_variance`` from what a recomputation gives? Whether a
+# batch is too small for it says ``bnref.doctor.examine(model, data, only=["small_batches"])``.
 #
 # Conclusion
 # ----------
@@ -124,3 +125,16 @@ assert before > 0.8 and darker[recomputed] - before < 0.03, "no fine-tuning is n
 assert min(moved[batch]) > 0.01 and max(moved[frozen] + moved[held] + moved[recomputed]) == 0
 same = tuned(names[4], bases[0][0], high, 2, 0) - runs["New digits, batches of 2"][held][0]
 assert np.abs(same).max() < 0.02, "not trainable is frozen"
+
+
+def found(arm):
+    model = network(ARMS[arm])
+    model.set_weights(bases[0][0])
+    report = doctor.examine(model, high[1], batch_size=2, only=["small_batches"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found("batch statistics")
+print("the doctor, of the wrong model:", *evidence)
+assert evidence, "the check fires on the wrong model"
+assert not found("frozen"), "and is silent on the right one"

@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bnref
-from bnref import devices, training
+from bnref import devices, doctor, training
 from bnref_gallery import datasets, models, scale
 
 devices.configure()
@@ -47,7 +47,7 @@ y_train, y_test = np.tile(data.y_train, 2), np.tile(data.y_test, 2)
 
 
 def learn(norm, replicas):
-    """Test accuracy every 20 steps: a row a seed, for both ways to share the data."""
+    """Test accuracy every 20 steps: a row a seed, for both ways to share the data; the run."""
     strategy = training.strategy(replicas)
     network = partial(models.perceptron, partial(norm, momentum=0.9), inputs=(28, 28, 1))
     with strategy.scope():
@@ -64,7 +64,7 @@ def learn(norm, replicas):
             run.step(x_train[indices], y_train[indices])
             if number % 20 == 0:
                 curves[order][-1].append(run.evaluate(x_test, y_test)[1])
-    return {order: np.array(rows) for order, rows in curves.items()}
+    return {order: np.array(rows) for order, rows in curves.items()}, run
 
 
 ARMS = {
@@ -73,7 +73,9 @@ ARMS = {
     "pooled memory": (bnref.PooledBatchNorm, 2),
     "synchronized": (bnref.SyncBatchNorm, 2),
 }
-curves = {name: learn(*arm) for name, arm in ARMS.items()}
+curves, finished = {}, {}
+for name, arm in ARMS.items():
+    curves[name], finished[name] = learn(*arm)
 fig, axes = plt.subplots(1, 2, figsize=(6.2, 3.8), layout="constrained", sharey=True)
 for ax, order in zip(axes, ("shuffled", "by camera"), strict=True):
     for index, (name, each) in enumerate(curves.items()):
@@ -90,8 +92,9 @@ plt.show()
 # population leaves in them.
 #
 # To check your own model, compare what the replicas remember,
-# ``strategy.experimental_local_results(layer.moving_mean.value)``. Shuffle before sharding; if that
-# cannot be, or a replica's batch is small (:doc:`plot_batch_size_per_replica`), synchronize.
+# ``strategy.experimental_local_results(layer.moving_mean.value)``, as
+# ``bnref.doctor.examine(model, data, only=["replicas_differ"])`` does. Shuffle before sharding; if
+# that cannot be, or a replica's batch is small (:doc:`plot_batch_size_per_replica`), synchronize.
 #
 # Conclusion
 # ----------
@@ -104,3 +107,19 @@ assert np.ptp([each["shuffled"].mean() for each in end.values()]) < 0.04, "fair 
 assert max(own.max(), pooled.max()) < one.min() - 0.05 and own.mean() < one.mean() - 0.15
 assert pooled.mean() < (own.mean() + 2 * one.mean()) / 3, "the memory is the smaller fault"
 assert np.abs(one - synchronized).max() < 0.03, "one device, but for rounding"
+
+
+def found(name):
+    """What the doctor says after one more step by camera: evaluation made the replicas equal."""
+    run, dark, bright = finished[name], np.arange(32), 3000 + np.arange(32)
+    by_camera = np.concatenate([dark, bright])
+    run.step(x_train[by_camera], y_train[by_camera])
+    some = x_train[by_camera], y_train[by_camera]
+    report = doctor.examine(run.model, some, only=["replicas_differ"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found("each its own")
+print("the doctor, of the wrong model:", *evidence)
+assert evidence, "the check fires on the wrong model"
+assert not found("synchronized"), "and is silent on the right one"

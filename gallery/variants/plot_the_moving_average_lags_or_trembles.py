@@ -30,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
-from bnref import training
+from bnref import doctor, training
 from bnref_gallery import datasets, models, scale
 
 # %%
@@ -113,6 +113,7 @@ plt.show()
 # where tests jump, a larger ρ or a falling rate. The mean of all batches is for weights that stand
 # still. In the end it hardly matters here: with the rate at 0 all four are within 20 %. To check
 # your own model, recompute (:func:`bnref.population.recompute`): does the test change by much?
+# ``bnref.doctor.examine(model, data, only=["few_steps", "trembling_average"])`` looks for both.
 #
 # Conclusion
 # ----------
@@ -127,3 +128,16 @@ for name, *values in zip(kinds, early, late, jumps, strict=True):
     print(f"{name:17} test loss early, late, and its jumps late:", *np.round(values, 4))
 assert early[1] > 1.2 * early[2] and early[1] > 1.3 * early[0] and early[3] > 1.1 * early[0]
 assert jumps[0] > 1.5 * max(jumps[1:]) and late.max() < 1.2 * late.min()
+
+
+def found(momentum):
+    norm = partial(bnref.BatchNorm, momentum=momentum)
+    model = models.perceptron(norm, inputs=(28, 28, 1), units=(64, 64))
+    report = doctor.examine(model, data.x_train, batch_size=4, only=["trembling_average"])
+    return [finding.evidence for finding in report.findings]
+
+
+evidence = found(momentum=0.6)
+print("the doctor, of momentum 0.6 in these batches:", *evidence)
+assert evidence, "the check fires on a wrong model"
+assert not found(momentum=0.99), "and is silent on the right one"

@@ -34,7 +34,11 @@ def impossible_population(case):
 @check(
     2,
     "gallery/pitfalls/plot_training_was_never_told",
-    symptoms={"statistics never change": "usual", "the saved model predicts differently": "often"},
+    symptoms={
+        "statistics never change": "usual",
+        "the saved model predicts differently": "often",
+        "test accuracy near chance": "often",
+    },
     unless=["training_never_passed"],
 )
 def never_updated(case):
