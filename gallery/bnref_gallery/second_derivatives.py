@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["TASKS", "Critic"]
+__all__ = ["Critic", "TASKS"]
 
 
 class Critic:
