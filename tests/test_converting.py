@@ -11,6 +11,9 @@ from bnref import norms
 SHAPE = (6, 5, 3)
 OPTIONS = {
     "momentum": 0.7, "epsilon": 0.02, "beta_initializer": keras.initializers.Constant(0.5),
+    "gamma_initializer": keras.initializers.Constant(2.0),
+    "moving_mean_initializer": keras.initializers.Constant(0.25),
+    "moving_variance_initializer": keras.initializers.Constant(3.0),
     "gamma_regularizer": keras.regularizers.L2(0.01), "beta_constraint": keras.constraints.NonNeg(),
 }  # fmt: skip
 KINDS = {
@@ -111,6 +114,7 @@ MODELS = {
     ),
     "nested": nested,
     "shared": shared,
+    "without beta": lambda: functional(lambda x: norm("n", center=False)(dense("a")(x))),
     "wrapped": wrapped,
     "block": lambda: functional(lambda x: norm("n")(Block(name="block")(x))),
     "subclass": subclass,
@@ -208,6 +212,45 @@ def test_a_norm_keeps_its_arguments_and_takes_the_options(name):
     for key, value in options.items():
         points = getattr(getattr(found.layer, key), "points", None)
         assert getattr(found.layer, key) == value or points == [[0, value]]
+
+
+def test_an_option_goes_before_what_the_old_norm_has():
+    model = nested()
+    converted = norms.convert(model, bnref.SyncBatchNorm, momentum=0.4)
+    assert [(each.momentum, each.epsilon) for each in norms.find(converted)] == [(0.4, 0.02)] * 2
+    assert {each.momentum for each in norms.find(model)} == {0.7}
+
+
+class OwnStep(keras.Model):
+    """A graph of layers that is trained in a way of its own."""
+
+    def train_step(self, data):
+        return {"own": 1.0}
+
+
+class OwnMaker(keras.Model):
+    """A graph of layers, made of something else than inputs and outputs."""
+
+    def __init__(self, units):
+        x = keras.Input(SHAPE[1:])
+        super().__init__(x, norm("n")(keras.layers.Dense(units)(x)))
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_graph_of_a_class_of_its_own_stays_one_if_it_is_made_of_inputs_and_outputs(inner):
+    x = keras.Input(SHAPE[1:])
+    model = OwnStep(x, norm("n")(dense("a")(x)), name="own")
+    whole = functional(lambda y: norm("m")(model(y))) if inner else model
+    converted = norms.convert(whole, bnref.BatchNorm)
+    assert type(converted.get_layer("own") if inner else converted) is OwnStep
+    assert not isinstance(norms.convert(OwnMaker(3), bnref.BatchNorm), OwnMaker)
+
+
+def test_a_new_norm_is_built_for_the_shape_that_a_graph_calls_it_with():
+    """The old one was built for a vector; Keras's takes inputs of as many axes as it was built."""
+    model = functional(lambda x: with_state(bnref.BatchNorm(name="n"))(dense("a")(x)))
+    converted = norms.convert(model, keras.layers.BatchNormalization)
+    np.testing.assert_allclose(outputs(converted), outputs(model), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Sequential", "nested", "wrapped", "block", "subclass"])

@@ -1,6 +1,8 @@
 """Tests of bnref.doctor: what it says of models, and that it leaves them as they were."""
 
+import itertools
 import json
+import random
 import sys
 import warnings
 
@@ -71,6 +73,43 @@ def test_the_model_comes_back_to_the_bit_with_its_optimizer_metrics_and_random_s
     np.testing.assert_array_equal(np.random.random(4), expected)
     np.testing.assert_array_equal(tf.random.uniform((4,)), uniform)
     assert "call" not in vars(bnref.norms.find(model)[0].layer)
+
+
+def test_whatever_code_of_the_callers_moves_or_draws_is_put_back():
+    """The passes themselves restore what they move; a loss of the caller's does as it likes."""
+    model, (x, y) = small(), CLASSES()
+    model.compile("adam", _networks.LOSS, metrics=["accuracy"])
+    model.fit(x[:64], y[:64], verbose=0)
+    kinds = [model.variables, model.optimizer.variables, model.metrics_variables]
+    before = [[each.numpy() for each in kind] for kind in kinds]
+    drawn = []
+
+    def draw():
+        return np.random.random(), random.random(), float(tf.random.uniform(()))
+
+    def loss(y, outputs):
+        drawn.append(draw())
+        for variable in itertools.chain(*kinds):
+            variable.assign(variable.numpy() + 1)
+        return keras.losses.sparse_categorical_crossentropy(y, outputs, from_logits=True)
+
+    def seeded():
+        np.random.seed(3)
+        random.seed(3)
+        tf.random.set_seed(3)
+
+    seeded()
+    doctor.examine(model, (x, y), loss=loss, only=["stale_population"])
+    found = [draw() for _ in range(len(drawn) + 1)]
+    seeded()
+    expected = [draw() for _ in range(len(drawn) + 1)]
+    assert [each[:2] for each in found] == [each[:2] for each in expected]
+    # TensorFlow keeps the kernels that have drawn, so that only a number beyond theirs is new.
+    assert drawn and found[-1] == expected[-1]
+    for kind, values_then in zip(kinds, before, strict=True):
+        assert values_then
+        for now, then in zip(kind, values_then, strict=True):
+            np.testing.assert_array_equal(now, then)
 
 
 def test_the_replicas_own_populations_come_back_too():

@@ -110,6 +110,36 @@ def test_the_layer_of_keras_is_folded_with_and_without_gamma_and_beta(batch, sca
     np.testing.assert_allclose(fold(layer, after)(x), after(layer(x)), rtol=1e-4, atol=1e-4)
 
 
+def test_products_are_rounded_once():
+    """Bit for bit the float64 formula in float32: a slope that is rounded first differs."""
+    (layer, _), after = built("Dense"), norm()
+    kernel, bias = map(np.float64, layer.get_weights())
+    gamma, beta, mean, variance = (np.float64(each) for each in after.variables[:4])
+    slope = gamma / np.sqrt(variance + 0.02)
+    wanted = np.float32(kernel * slope), np.float32(beta + (bias - mean) * slope)
+    rounded = np.float32(kernel) * np.float32(slope)
+    assert not np.array_equal(rounded, wanted[0]), "these weights tell the two apart"
+    for actual, expected in zip(fold(layer, after).get_weights(), wanted, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("value", [-0.5, np.nan, np.inf])
+def test_a_variance_that_cannot_be_is_refused_though_the_line_would_be_a_number(value):
+    """−0.5 is more than −ε = −1 here, so that the square root would be taken."""
+    after = with_state(BatchNorm(epsilon=1.0, name="spoilt"), 3)
+    after.moving_variance.assign([1, value, 2])
+    with pytest.raises(ValueError, match="spoilt"):
+        fold(built("Dense")[0], after)
+
+
+@pytest.mark.parametrize("path", ["folds", "stays"])
+def test_a_model_with_a_variance_that_cannot_be_is_refused_by_the_norms_name(path):
+    model = functional(lambda x: norm(name="stays")(pair(x, "folds")))
+    model.get_layer(path).moving_variance.assign([1, -0.01, 2])
+    with pytest.raises(ValueError, match=path):
+        fold_model(model)
+
+
 def with_lora(layer):
     layer.enable_lora(1)
     return layer
@@ -324,6 +354,19 @@ def test_a_norm_that_cannot_be_folded_is_kept_and_the_reason_given(batch, name):
         for actual, wanted in zip(keras.tree.flatten(outputs), before, strict=True):
             np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)
     assert fold_model(model)[1:] == result[1:], "the model is as it was"
+
+
+def test_each_norm_that_is_kept_has_its_own_reason():
+    def body(x):
+        x = norm(name="first")(keras.layers.ReLU(name="relu")(pair(x, "folds")))
+        return norm(name="second")(dense("tanh", activation="tanh")(x))
+
+    result = fold_model(functional(body))
+    assert result.folded == ["folds"]
+    assert result.kept == {
+        "first": "relu is no layer that a norm is folded into (ReLU)",
+        "second": "layer must have no activation before the norm; received 'tanh'",
+    }
 
 
 def test_what_a_norm_comes_from_stays_where_the_folded_model_shares_it(batch):

@@ -225,6 +225,8 @@ PROPS_MAY_IMPORT = {
     "models": set(),
     "records": {"records", "scale"},
     "scale": {"bnref"},
+    "second_derivatives": set(),
+    "second_passes": set(),
     "sick_models": {"bnref", "datasets", "sick_models"},
     "timing": set(),
     "tower_networks": {"bnref"},

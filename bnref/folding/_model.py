@@ -105,8 +105,8 @@ class _Calls:
             return f"it is called {len(calls)} times"
         if len(calls[0].input_tensors) > 1:
             return "it is called with a mask"
-        given = calls[0].arguments
-        if any(each is True for each in (*given.args, given.kwargs.get("training"))):
+        # By its name: Keras takes nothing but tensors by position.
+        if calls[0].arguments.kwargs.get("training") is True:
             return "it is called with training=True, and may normalize by the batch at inference"
         layer = self.source(norm)
         if type(layer) not in FOLDABLE:

@@ -39,9 +39,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-import bnref
-from bnref import population, training
+from bnref import BatchNorm, population, training
 from bnref_gallery import datasets, models, scale
+from bnref_gallery.second_passes import pseudo_labels, sam
 
 
 def remembered_passes(layer, step):
@@ -96,88 +96,30 @@ def right_by_hand(model, x):
 #
 # Experiment
 # ----------
-# First one batch, again and again, through a layer that the backward pass computes a second time.
-
-rho, times = 0.9, np.arange(1, 21)
-batch = tf.constant(np.random.default_rng(0).normal(5, 2, (256, 4)), tf.float32)
-
-
-def averages(norm):
-    """The moving mean over the batch's after each step; and the passes that a step remembers."""
-    checkpointed, shares = tf.recompute_grad(partial(norm, training=True)), []
-    norm.build(batch.shape)
-
-    def step():
-        with tf.GradientTape() as tape:
-            tape.watch(batch)
-            outputs = checkpointed(batch)
-        tape.gradient(outputs, batch)
-
-    for _ in times:
-        step()
-        shares.append(np.mean(norm.moving_mean / tf.reduce_mean(batch, axis=0)))
-    return shares, remembered_passes(norm, step)
-
-
-twice, passes_of_keras = averages(keras.layers.BatchNormalization(momentum=rho))
-once, passes_of_bnref = averages(bnref.BatchNorm(momentum=rho))
-root, _ = averages(keras.layers.BatchNormalization(momentum=rho**0.5))
-with keras.RematScope(mode="full"):  # one checkpointed block in another
-    _, nested_of_keras = averages(keras.layers.BatchNormalization(momentum=rho))
-    _, nested_of_bnref = averages(bnref.BatchNorm(momentum=rho))
-
-# %%
-# Then a network with a second pass in each step: over other images, whose predicted classes are
-# taken for labels; or, in SAM, over the same digits by weights a little uphill (Foret et al. 2021,
-# arXiv 2010.01412, Algorithm 1). ``second`` is ``wrong`` or ``right``.
+# A network with a second pass in each step: over other images, whose predicted classes are taken
+# for labels; or, in SAM, over the same digits by weights a little uphill (Foret et al. 2021, arXiv
+# 2010.01412, Algorithm 1). The gradients are those of :mod:`bnref_gallery.second_passes`, and
+# ``second`` is ``wrong`` or ``right``. Tested after 80 steps, and with recomputed statistics.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
-cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def slopes(forward, model, x, y=None):
-    with tf.GradientTape() as tape:
-        logits = forward(model, x)
-        loss = cross_entropy(tf.argmax(logits, axis=1) if y is None else y, logits)
-    return tape.gradient(loss, model.trainable_variables)
-
-
-def pseudo_labels(second, model, x, y, others):
-    of_others = slopes(second, model, 255 * others)
-    return [a + 0.3 * b for a, b in zip(slopes(wrong, model, x, y), of_others, strict=True)]
-
-
-def sam(second, model, x, y, _):
-    first, variables = slopes(wrong, model, x, y), model.trainable_variables
-    uphill = [0.05 * slope / tf.linalg.global_norm(first) for slope in first]
-    for variable, move in zip(variables, uphill, strict=True):
-        variable.assign_add(move)
-    found = slopes(second, model, x, y)
-    for variable, move in zip(variables, uphill, strict=True):
-        variable.assign_sub(move)
-    return found
-
-
-# %%
-# Tested after 80 steps, and again with recomputed statistics.
-
-
-def accuracies(task, second):
+def accuracies(gradients, second):
     """Test accuracies, a row a seed: as remembered, and recomputed."""
-    norm, rows = partial(bnref.BatchNorm, momentum=rho), []
-    model = models.perceptron(norm, inputs=(28, 28, 1), units=(64,))
+    rows = []
+    model = models.perceptron(partial(BatchNorm, momentum=0.9), inputs=(28, 28, 1), units=(64,))
     optimizer = keras.optimizers.SGD(0.1)
 
     @tf.function
     def step(*batch):
-        optimizer.apply(task(second, model, *batch), model.trainable_variables)
+        optimizer.apply(gradients(second, model, *batch), model.trainable_variables)
 
     for seed in range(scale.at_scale(quick=3, full=10)):
         keras.utils.set_random_seed(seed)
         model.set_weights(keras.models.clone_model(model).get_weights())
         batches = training.shuffled_batches(data.x_train, data.y_train, batch_size=64, seed=seed)
         for _ in range(80):
-            step(*next(batches), next(batches)[0])
+            step(*next(batches), 255 * next(batches)[0])
         remembered = training.evaluate(model, data.x_test, data.y_test)[1]
         population.recompute(model, np.split(data.x_train, 6))
         rows.append([remembered, training.evaluate(model, data.x_test, data.y_test)[1]])
@@ -187,48 +129,44 @@ def accuracies(task, second):
 # %%
 # Each pair of arms has the same weights at the end.
 
-runs = {
-    "pseudo-labels,\nremembered": accuracies(pseudo_labels, wrong),
-    "pseudo-labels,\nunchanged": accuracies(pseudo_labels, right),
-    "SAM,\nremembered": accuracies(sam, wrong),
-    "SAM,\nunchanged": accuracies(sam, right),
-}
-fig, (top, bottom) = plt.subplots(2, figsize=(6.2, 5.8), layout="constrained")
-top.plot(times, twice, "C1X", label="Keras's layer")
-top.plot(times, 1 - rho ** (2 * times), "C1:", label="two updates a step: 1 - ρ²ᵗ")
-top.plot(times, once, "C0o", label="bnref's layer")
-top.plot(times, 1 - rho**times, "C0--", label="one update a step: 1 - ρᵗ")
-top.set(title="Moving mean over batch mean, checkpointing, ρ = 0.9", xlabel="step t")
-top.set(ylim=(0, 1), xticks=range(0, 21, 5))
-top.legend()
+runs = {}
+for name, gradients in (("pseudo-labels", pseudo_labels), ("SAM", sam)):
+    runs[f"{name},\nremembered"] = accuracies(gradients, wrong)
+    runs[f"{name},\nunchanged"] = accuracies(gradients, right)
+fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
 for k, (style, label) in enumerate((("C4o", "as remembered"), ("C2|", "recomputed"))):
-    for row, found in enumerate(runs.values()):
-        heights = [row + 0.2 * k] * len(found)
-        bottom.plot(found[:, k], heights, style, ms=9, label=None if row else label)
-bottom.set(title="Test accuracy, by start", xlim=(0, 1), ylim=(3.5, -0.5))
-bottom.set(yticks=range(4), yticklabels=list(runs))
-bottom.legend(loc="lower left")
+    for row, each in enumerate(runs.values()):
+        ax.plot(each[:, k], [row + 0.2 * k] * len(each), style, ms=9, label=None if row else label)
+ax.set(title="Test accuracy, by start", xlim=(0, 1), ylim=(3.5, -0.5))
+ax.set(yticks=range(4), yticklabels=list(runs))
+ax.legend(loc="lower left")
 plt.show()
 
 # %%
 # Proof
 # -----
+# The check, of a layer that the backward pass computes a second time.
 
-print("passes remembered, Keras's layer and bnref's:", passes_of_keras, passes_of_bnref)
-assert np.allclose(twice, 1 - rho ** (2 * times), atol=1e-4), "Keras's layer: ρ² in place of ρ"
-assert np.allclose(once, 1 - rho**times, atol=1e-4), "bnref's layer: once"
-assert np.allclose(root, once, atol=1e-4), "twice by the root of ρ is once by ρ"
-assert abs(passes_of_keras - 2) < 0.01, "the check finds the second pass"
-assert abs(passes_of_bnref - 1) < 0.01, "the check is silent where one is remembered"
-assert abs(nested_of_keras - 3) < 0.01, "in two nested blocks Keras's layer remembers three"
-assert abs(nested_of_bnref - 1) < 0.01, "in two nested blocks bnref's layer remembers one"
+batch = tf.constant(np.random.default_rng(0).normal(5, 2, (256, 4)), tf.float32)
 
-model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
-start = model.get_weights()
+
+def passes(norm):
+    norm.build(batch.shape)
+    block = tf.recompute_grad(partial(norm, training=True))
+    step = tf.function(lambda x: tf.gradients(block(x), x))
+    return remembered_passes(norm, partial(step, batch))
+
+
+of_keras, of_bnref = passes(keras.layers.BatchNormalization()), passes(BatchNorm())
+print("passes remembered, Keras's layer and bnref's:", of_keras, of_bnref)
+assert abs(of_keras - 2) < 0.01, "the check finds the second pass: ρ² is left in place of ρ"
+assert abs(of_bnref - 1) < 0.01, "the check is silent where one is remembered"
+
 for fix in (right, right_by_hand):
-    tf.function(fix)(model, batch)
-    unmoved = [np.array_equal(*pair) for pair in zip(model.get_weights(), start, strict=True)]
-    assert all(unmoved), f"{fix.__name__} leaves the statistics of Keras's layer"
+    layer = keras.layers.BatchNormalization()
+    layer.build(batch.shape)
+    tf.function(fix)(layer, batch)
+    assert not layer.moving_mean.numpy().any(), f"{fix.__name__} leaves the statistics"
 
 for name, found in runs.items():
     print(name.replace("\n", " "), found.round(3).tolist())

@@ -20,9 +20,8 @@ to rounding: ordinary training is not concerned.
 # -----
 # ``value()`` is a number made of first derivatives: a gradient penalty, the loss after an inner
 # step, or, for a Hessian, the slope of the loss along a direction. Its gradient by ``variable``, a
-# kernel before the first norm, is compared with central differences. In float64, without dropout
-# and with softplus for each ReLU, whose corners make slopes jump, a sound model is off by less than
-# 1e-4.
+# kernel before a norm, is compared with central differences. In float64, without dropout and with
+# softplus for each ReLU, whose corners make slopes jump, a sound model is off by less than 1e-4.
 
 from functools import partial
 
@@ -34,6 +33,7 @@ import tf_keras
 
 import bnref
 from bnref_gallery import datasets, defects, scale
+from bnref_gallery.second_derivatives import TASKS, Critic
 
 
 def gradient(value, variable):
@@ -42,13 +42,9 @@ def gradient(value, variable):
     return tape.gradient(result, variable)
 
 
-def slope_along(direction, loss, variable):
-    return tf.reduce_sum(gradient(loss, variable) * direction)
-
-
 def error_by_differences(value, variable, size=1e-6):
     direction = np.random.default_rng(0).standard_normal(variable.shape)
-    found = slope_along(direction, value, variable)
+    found = tf.reduce_sum(gradient(value, variable) * direction)
     variable.assign_add(size * direction)
     ahead = value()
     variable.assign_sub(2 * size * direction)
@@ -98,40 +94,11 @@ def right(x, training=True):
 #
 # Experiment
 # ----------
-# The penalty is WGAN-GP's (Gulrajani et al. 2017, arXiv 1704.00028, section 4). The paper advises
-# against batch norm in a critic for another reason: the penalty is one for each example, and batch
-# norm makes an example's score depend on the others. MAML takes one inner step (Finn et al. 2017,
-# arXiv 1703.03400, section 2.2).
-
-
-def loss(critic, weights, x, y):
-    return tf.reduce_mean((critic(weights, x) - y) ** 2)
-
-
-def penalty(critic, weights, x, _):
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        scores = critic(weights, x)
-    lengths = tf.norm(tf.reshape(tape.gradient(scores, x), (len(x), -1)), axis=1)
-    return tf.reduce_mean((lengths - 1) ** 2)
-
-
-def along_direction(critic, weights, x, y):
-    direction = np.random.default_rng(1).standard_normal(weights.shape).astype(x.dtype.name)
-    return slope_along(direction, partial(loss, critic, weights, x, y), weights)
-
-
-def loss_after_a_step(critic, weights, x, y):
-    slopes = gradient(partial(loss, critic, weights, x[:16], y[:16]), weights)
-    return loss(critic, weights - 0.1 * slopes, x[16:], y[16:])
-
-
-# %%
-# The critic has two convolutions and a mean, on 32 digits with some noise, cut into patches of 4×4.
+# The tasks of :mod:`bnref_gallery.second_derivatives`, on 32 noisy digits: WGAN-GP's penalty
+# (Gulrajani et al. 2017, arXiv 1704.00028, section 4, against batch norm in a critic for another
+# reason: scores depend on other examples), and MAML's step (Finn et al. 2017, arXiv 1703.03400).
 
 data = datasets.load("mnist").take(train=1000, test=100)
-TASKS = {"gradient penalty": penalty, "Hessian times a vector": along_direction}
-TASKS |= {"MAML, outer gradient": loss_after_a_step, "first derivative": loss}
 NORMS = {
     "plain operations": lambda dtype: right,
     "tf.nn.moments": lambda dtype: wrong,
@@ -142,25 +109,16 @@ NORMS = {
     "bnref": bnref.BatchNorm,  # right
 }
 
-# %%
-# All weights are one tensor, the same for all norms.
-
 
 def tasks(norm, activation, seed):
     """The weights, and the number of each task as a function without arguments."""
     dtype = "float32" if "float32" in norm else "float64"
-    norms, random = [NORMS[norm](dtype=dtype) for _ in range(2)], np.random.default_rng(seed)
-
-    def critic(weights, x):
-        x = tf.nn.space_to_depth(x, 4)  # (N, 28, 28, 1) to (N, 7, 7, 16)
-        for kernel, normalized in zip(tf.unstack(weights), norms, strict=True):
-            x = activation(normalized(tf.nn.conv2d(x, kernel, 1, "SAME"), training=True))
-        return 4 * tf.reduce_mean(x, axis=(1, 2, 3))  # (N,)
-
+    random = np.random.default_rng(seed)
     chosen = random.choice(1000, 32)
     x = data.x_train[chosen] + random.normal(0, 0.1, (32, 28, 28, 1))
     y = np.where(data.y_train[chosen] < 5, -1, 1)
     weights = tf.Variable(random.normal(0, 1 / 12, (2, 3, 3, 16, 16)), dtype=dtype)
+    critic = Critic([NORMS[norm](dtype=dtype) for _ in range(2)], activation)
     given = critic, weights, tf.constant(x, dtype), tf.constant(y, dtype)
     return weights, [partial(task, *given) for task in TASKS.values()]
 
