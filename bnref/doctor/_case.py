@@ -48,16 +48,14 @@ class Case(Modes):
         return bool(calls) and norm.mean is not None and norm.mean.shape == calls[0].means.shape[1:]
 
     @cached_property
+    def served(self) -> list[Norm]:
+        """The norms that are in use, and at inference one line a channel by their population."""
+        return [norm for norm in self.norms if norm.fixed and self.in_use(norm)]
+
+    @cached_property
     def followers(self) -> list[Norm]:
-        """The norms that are in use, whose population follows in training and serves inference."""
-        return [
-            norm
-            for norm in self.norms
-            if norm.updates
-            and norm.fixed
-            and self.in_use(norm)
-            and self.training.of(norm)[0].training
-        ]
+        """Those whose population follows in training, and serves inference."""
+        return [n for n in self.served if n.updates and self.training.of(n)[0].training]
 
     @cached_property
     def _traced(self) -> dict[int, list[Any]]:
