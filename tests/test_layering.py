@@ -21,6 +21,7 @@ PROPS = Path(bnref_gallery.__file__).parent
 # A check reads a case; it knows neither layers nor who asks it.
 CHECKS_MAY_IMPORT = {
     "doctor._passes",
+    "doctor._saving",
     "doctor.checks",
     "doctor.checks._channels",
     "doctor.checks._check",
@@ -185,6 +186,7 @@ MAY_IMPORT = {
         "doctor._logits",
         "doctor._losses",
         "doctor._passes",
+        "doctor._saving",
         "doctor._structure",
         "norms",
         "population._passing",
@@ -197,6 +199,7 @@ MAY_IMPORT = {
         "population._estimators",
     },
     "doctor._report": {"doctor._html", "doctor.checks._channels", "doctor.checks._check"},
+    "doctor._saving": {"norms", "norms._libraries"},
     "doctor._seen": {"norms"},
     "doctor._structure": {"norms", "norms._finding"},
     "doctor._tracing": {"norms._calling"},
@@ -205,6 +208,7 @@ MAY_IMPORT = {
     "doctor.checks._check": set(),
     "doctor.checks._remembered": CHECKS_MAY_IMPORT,
     "doctor.checks._remembered_for": CHECKS_MAY_IMPORT,
+    "doctor.checks._saved": CHECKS_MAY_IMPORT,
     "doctor.checks._start": {"doctor.checks._channels"},
     "doctor.checks._statistics": {"doctor.checks._channels"},
     "doctor.checks._used": CHECKS_MAY_IMPORT,

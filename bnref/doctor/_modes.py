@@ -10,6 +10,7 @@ from bnref.doctor._keeping import Start
 from bnref.doctor._logits import Given, noting
 from bnref.doctor._losses import loss_function
 from bnref.doctor._passes import DEEP, Pass, Passing, first_array, passed
+from bnref.doctor._saving import Reloaded, reloaded
 from bnref.doctor._structure import Structure
 from bnref.norms import Norm
 from bnref.population._passing import acts_in_training_only, without_dropout
@@ -115,6 +116,17 @@ class Modes(Structure):
             found.append(first_array(self.model(*x, training=False)))
             self._start.restore()
         return np.concatenate(found)
+
+    @cached_property
+    def reloaded(self) -> Reloaded:
+        """The model as it comes back from a file, and its outputs for some examples.
+
+        Raises `ReloadError` where it does not come back.
+        """
+        try:
+            return reloaded(self.model, rows(self.batches[0].x, 0, FEW))
+        finally:
+            self._start.restore()
 
     @cached_property
     def regrouped(self) -> Pass | None:
