@@ -10,13 +10,9 @@ import bnref
 from bnref import devices, doctor
 from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._whose_size import empty_replicas
-from bnref_gallery.sick_models import FAULTS
+from bnref_gallery.sick_models import FAULTS, FOUND_BY
 
 pytestmark = pytest.mark.slow
-
-# Faults whose names are not those of the checks that find them.
-OTHER_NAMES = {"always_the_batchs": "training_at_inference"}
-
 
 # They need two devices of a process in which TensorFlow has not started.
 ON_REPLICAS = ["replicas_differ", "empty_replica", "mask_unsynchronizes"]
@@ -27,7 +23,7 @@ ON_REPLICAS = ["replicas_differ", "empty_replica", "mask_unsynchronizes"]
 def test_a_planted_fault_is_named_first_and_its_twin_is_clean(fault):
     found = result_in_new_process(causes, fault) if fault in ON_REPLICAS else causes(fault)
     sick, healthy = found
-    assert sick[0] == OTHER_NAMES.get(fault, fault)
+    assert sick[0] == FOUND_BY.get(fault, fault)
     assert healthy == []
 
 

@@ -63,3 +63,27 @@ def _eager_generator():
 
         return context.context()._rng
     return None
+
+
+class Start:
+    """The variables of ``model`` that a pass may move, with the values that they start from."""
+
+    def __init__(self, model: Any):
+        self._values = [
+            (variable, part, part.read_value())
+            for variable in model.non_trainable_variables
+            for part in parts(variable)
+        ]
+
+    def restore(self) -> None:
+        """Put back what passes have moved."""
+        for _, part, value in self._values:
+            part.assign(value)
+
+    def moved(self) -> list[str]:
+        """The variables that have moved by now; the states of random numbers are none."""
+        return [
+            getattr(variable, "path", variable.name)
+            for variable, part, value in self._values
+            if "seed" not in variable.name and not same(part.numpy(), value.numpy())
+        ]

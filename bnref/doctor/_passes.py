@@ -42,6 +42,17 @@ class Pass(NamedTuple):
         """All calls of one norm."""
         return [each for calls in self.calls for each in calls if each.norm is norm]
 
+    @property
+    def firsts(self) -> list[Seen]:
+        """The first call of each batch."""
+        return [calls[0] for calls in self.calls if calls]
+
+    @property
+    def told_training(self) -> list[Norm]:
+        """The norms that were told, in any call, that this is training; each once, in order."""
+        told = [each.norm for calls in self.calls for each in calls if each.training]
+        return list(dict.fromkeys(told))
+
 
 class Passing:
     """What passes one batch through the model, in one way to call it.

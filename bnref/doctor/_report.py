@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bnref.doctor.checks._channels import deviation, ratio
 from bnref.doctor.checks._check import QUESTIONS
 
 
@@ -151,13 +152,13 @@ class Report:
 
 def row_of(case: Any, norm: Any) -> Row:
     """What was measured at one norm of a case."""
-    shift = ratio = float("nan")
+    shift = times = float("nan")
     if norm in case.fresh:
         mean, variance = case.fresh[norm]
         stored = np.float64(norm.mean), np.float64(norm.variance)
-        shift = float(np.median(np.abs(stored[0] - mean) / np.sqrt(variance + 1e-12)))
-        ratio = float(np.median((stored[1] + 1e-12) / (variance + 1e-12)))
-    return Row(norm.path, norm.library, norm.whose, norm.remembered, norm.used, shift, ratio)
+        shift = float(np.median(np.abs(stored[0] - mean) / deviation(variance)))
+        times = float(np.median(ratio(stored[1], variance)))
+    return Row(norm.path, norm.library, norm.whose, norm.remembered, norm.used, shift, times)
 
 
 def losses_of(case: Any) -> dict[str, float]:

@@ -3,6 +3,9 @@
 import contextlib
 import inspect
 import math
+import sys
+from types import ModuleType
+from typing import Any
 
 import keras
 
@@ -169,3 +172,12 @@ def _answer(hook):
     """What the first line of the hook's docstring says after its question."""
     line = (inspect.getdoc(hook) or "").partition("\n")[0]
     return line.partition("?")[2].strip().rstrip(".") or "as its code says"
+
+
+def library_of(model: Any) -> ModuleType:
+    """The library that a model is of, keras or tf_keras: that of the class it is derived from."""
+    for each in type(model).__mro__:
+        package = each.__module__.partition(".")[0]
+        if package in ("keras", "tf_keras"):
+            return sys.modules[package]
+    raise ValueError(f"model must be a Keras model; received {type(model).__name__}")

@@ -13,7 +13,7 @@ import keras
 
 from bnref import devices, doctor
 from bnref_gallery import records
-from bnref_gallery.sick_models import FAULTS, HEALTHY
+from bnref_gallery.sick_models import FAULTS, FOUND_BY, HEALTHY
 
 COLUMNS = ("model", "kind", "planted", "found", "layers", "batches")
 
@@ -36,14 +36,9 @@ def run(model, kind):
     options = {"batch_size": more[1]} if len(more) > 1 else {}
     report = doctor.examine(network, data, *more[:1], **options)
     names = " ".join(finding.cause for finding in report.findings) or "none"
-    planted = doctor_name(model) if kind == "sick" else "none"
+    planted = FOUND_BY.get(model, model) if kind == "sick" else "none"
     row = (model, kind, planted, names, len(report.norms), report.batches)
     return [dict(zip(COLUMNS, row, strict=True))]
-
-
-def doctor_name(fault):
-    """The check that has to find a fault."""
-    return fault if fault in doctor.CHECKS else "training_at_inference"
 
 
 if __name__ == "__main__":

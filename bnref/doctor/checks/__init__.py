@@ -6,6 +6,7 @@
 from bnref.doctor.checks import (
     _remembered,
     _remembered_for,
+    _saved,
     _used,
     _used_for,
     _whose_axes,
@@ -49,6 +50,7 @@ _ORDER = [
     _whose_batch.batch_gives_the_answer,
     _remembered_for.trembling_average,
     _remembered.stale_population,
+    _saved.saved_model_differs,
     _whose_size.empty_replica,
     _whose_size.last_batch_of_one,
     _used_for.bias_without_effect,

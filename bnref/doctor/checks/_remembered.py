@@ -3,6 +3,7 @@
 import numpy as np
 
 from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._channels import counted, deviation
 from bnref.doctor.checks._check import Found, Undecided, check, paths
 from bnref.doctor.checks._start import at_start, left_of_start, untrained
 
@@ -17,16 +18,16 @@ NEVER = ["training_never_passed", "never_updated"]
 )
 def impossible_population(case):
     """The population has a variance that is negative or not finite, or a mean that is not."""
-    bad = {}
+    wrong = {}
     for norm in case.norms:
         if norm.built:
             mean, variance = np.asarray(norm.mean), np.asarray(norm.variance)
-            wrong = ~(np.isfinite(mean) & np.isfinite(variance) & (variance >= 0))
-            if wrong.any():
-                bad[norm] = wrong.sum(), variance[wrong][0]
+            wrong[norm] = ~(np.isfinite(mean) & np.isfinite(variance) & (variance >= 0))
+    bad = counted(wrong)
     if not bad:
         return None
-    count, value = next(iter(bad.values()))
+    norm, (count, _) = next(iter(bad.items()))
+    value = np.asarray(norm.variance)[wrong[norm]][0]
     evidence = f"{count} channels of the first have a variance such as {value:.3g}"
     return Found(paths(bad), evidence, RECOMPUTE)
 
@@ -43,7 +44,7 @@ def impossible_population(case):
 )
 def never_updated(case):
     """The population was never updated: mean 0 and variance 1, to the bit."""
-    fresh = [norm for norm in case.norms if norm.fixed and case.in_use(norm) and at_start(norm)]
+    fresh = [norm for norm in case.served if at_start(norm)]
     if not fresh:
         return None
     if case.steps is None and all(map(untrained, case.norms)):
@@ -81,7 +82,7 @@ def few_steps(case):
         left = norm.momentum**case.steps if case.steps else by_itself
         shift = np.median(np.abs(departure.shift))
         mean, variance = case.fresh[norm]
-        pull = left * np.median(np.abs(mean) / np.sqrt(variance + 1e-12))
+        pull = left * np.median(np.abs(mean) / deviation(variance))
         far = shift > 0.1 or abs(np.log(np.median(departure.ratio))) > 0.2
         if far and (left > 0.05 or pull > 0.1):
             found[norm] = left, shift
@@ -148,15 +149,13 @@ def stale_population(case):
     The stored mean must be more than 3 standard errors off in most channels of a norm, and the loss
     at inference higher by a tenth and by 0.02 than with the statistics of these batches.
     """
-    if not case.followers and not case.norms:
-        return None
     apart = {}
-    for norm in case.fresh:
+    for norm in case.served:
         if at_start(norm):
             continue  # `never_updated` says it, or that the model is not trained
         departure = statistics.departure(case, norm)
         z = np.abs(departure.z[np.isfinite(departure.z)])
-        if z.size and np.median(z) > 3 and norm.fixed:
+        if z.size and np.median(z) > 3:
             apart[norm] = np.median(np.abs(departure.shift))
     harm = statistics.harm(case)
     if not apart or not harm.harmed:

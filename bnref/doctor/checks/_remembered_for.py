@@ -3,6 +3,7 @@
 import numpy as np
 
 from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._channels import deviation, ratio
 from bnref.doctor.checks._check import Found, Undecided, check, paths
 from bnref.doctor.checks._remembered import NEVER, RECOMPUTE
 
@@ -53,8 +54,8 @@ def trembling_average(case):
         means = np.array([each.mean for each in case.training.of(norm)])
         if len(means) < 4 or not np.isfinite(norm.momentum):
             continue
-        deviation = np.sqrt(case.fresh[norm][1] + 1e-12)
-        noise = np.median(means.std(0, ddof=1) / deviation) * statistics.spread_of(norm.momentum)
+        of_one_batch = means.std(0, ddof=1) / deviation(case.fresh[norm][1])
+        noise = np.median(of_one_batch) * statistics.spread_of(norm.momentum)
         if noise > 0.15:
             found[norm] = noise
     if not found:
@@ -109,9 +110,9 @@ def dropout_before(case):
             np.mean([each.variance for each in calls.of(norm)[: len(few.of(norm))]], 0)
             for calls in (case.training, few)
         )
-        ratio = float(np.median((with_ + 1e-12) / (without + 1e-12)))
-        if ratio > 1.2:
-            found[norm] = ratio
+        larger = float(np.median(ratio(with_, without)))
+        if larger > 1.2:
+            found[norm] = larger
     if not found:
         return None
     evidence = (
@@ -143,25 +144,17 @@ def epsilon_of_another_framework(case):
     tried at inference; one by which the loss falls by a tenth and by 0.02 is the weights' own, of
     those that are as good the most usual: a smaller one fits training data a little better still.
     """
-    small = [
-        norm
-        for norm in case.norms
-        if norm.fixed and case.in_use(norm) and np.median(norm.variance) < 100 * norm.epsilon
-    ]
+    small = [n for n in case.served if np.median(n.variance) < 100 * n.epsilon]
     if not small:
         return None
     if case.inference.loss is None:
         return Undecided("there are no targets")
     losses = {each: case.loss_with_epsilon(small, each) for each in FRAMEWORKS}
     least = min(losses.values())
-
-    def worse(loss):
-        return not loss - least <= 0.1 * least + 0.02
-
     here = case.loss_with_epsilon(small, small[0].epsilon)
-    if not worse(here):
+    if not statistics.higher(here, least):
         return None
-    best = next(each for each in FRAMEWORKS if not worse(losses[each]))
+    best = next(each for each in FRAMEWORKS if not statistics.higher(losses[each], least))
     evidence = (
         f"epsilon is {small[0].epsilon:g}, where a variance is {np.median(small[0].variance):.2g}; "
         f"with {best:g}, {FRAMEWORKS[best]}'s, the loss at inference is {losses[best]:.3g}, "

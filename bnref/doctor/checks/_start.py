@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from bnref.doctor.checks._channels import ratio
+
 
 def at_start(norm):
     """Whether the population is what a new layer has: 0 and 1, to the bit."""
@@ -31,7 +33,7 @@ def left_of_start(case):
         left = float(np.clip(1 - slope, 0, 1))
         rest = np.linalg.norm(stored - slope * mean) / (np.linalg.norm(stored) + 1e-30)
         expected = left + (1 - left) * variance
-        off = np.median(np.abs(np.log((np.float64(norm.variance) + 1e-12) / (expected + 1e-12))))
+        off = np.median(np.abs(np.log(ratio(np.float64(norm.variance), expected))))
         if rest > 0.5 or off > 0.25:
             return 0.0
         shares.append(left)

@@ -5,7 +5,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bnref.doctor.checks._channels import TINY, deviation, ratio
+
 PERMUTATIONS = 99
+
+
+def higher(loss: float, than: float) -> bool:
+    """Whether a loss is higher than another by so much that it counts: by a tenth and by 0.02.
+
+    The noise of eight batches is several times below either. A loss that is not finite counts.
+    """
+    return bool(not np.isfinite(loss) or loss - than > 0.1 * than + 0.02)
 
 
 class Harm(NamedTuple):
@@ -19,19 +29,19 @@ def harm(case: Any) -> Harm:
     """Whether the statistics of these batches serve the model better than its population does.
 
     Same weights, same examples, both at inference: what differs is neither overfitting nor
-    dropout. A loss higher by a tenth and by 0.02 is harm; without targets, outputs that differ by
-    0.3 of their own deviation. The noise of eight batches is several times below either.
+    dropout. A loss that is `higher` is harm; without targets, outputs that differ by 0.3 of their
+    own deviation, several times what the noise of eight batches makes.
     """
     stored, fresh = case.inference, case.refreshed
     if stored.loss is not None and fresh.loss is not None:
-        harmed = not np.isfinite(stored.loss) or stored.loss - fresh.loss > 0.1 * fresh.loss + 0.02
+        harmed = higher(stored.loss, fresh.loss)
         words = f"the loss at inference is {stored.loss:.3g} by the stored population and "
-        return Harm(bool(harmed), f"{words}{fresh.loss:.3g} by the statistics of these batches")
+        return Harm(harmed, f"{words}{fresh.loss:.3g} by the statistics of these batches")
     ours, theirs = (np.concatenate(each.outputs).astype(float) for each in (stored, fresh))
     ours, theirs = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
     with np.errstate(all="ignore"):
-        deviation = np.sqrt(np.mean(np.square(theirs - theirs.mean(0))))
-        difference = np.sqrt(np.mean(np.square(ours - theirs))) / (deviation + 1e-12)
+        spread = np.sqrt(np.mean(np.square(theirs - theirs.mean(0))))
+        difference = np.sqrt(np.mean(np.square(ours - theirs))) / (spread + TINY)
     words = f"the stored population moves the outputs by {difference:.2g} of their deviation"
     return Harm(not difference < 0.3, words)
 
@@ -60,15 +70,15 @@ def departure(case: Any, norm: Any) -> Departure:
     calls = case.training.of(norm)
     mean, variance = case.fresh[norm]
     means = np.array([each.mean for each in calls])
-    deviation = np.sqrt(variance + 1e-12)
     stored = np.float64(norm.mean), np.float64(norm.variance)
-    shift = (stored[0] - mean) / deviation
+    shift = (stored[0] - mean) / deviation(variance)
     # An average of momentum ρ has the noise of (1 + ρ)/(1 − ρ) batches, these B that of B.
     momentum = norm.momentum if np.isfinite(norm.momentum) else 0.99
     noise = np.sqrt(1 / len(calls) + (1 - momentum) / (1 + momentum))
     error = means.std(0, ddof=1) * noise if len(calls) > 1 else np.full(mean.shape, np.nan)
     with np.errstate(all="ignore"):
-        return Departure(shift, (stored[1] + 1e-12) / (variance + 1e-12), shift * deviation / error)
+        z = (stored[0] - mean) / error
+    return Departure(shift, ratio(stored[1], variance), z)
 
 
 def alikeness(values: np.ndarray) -> float:

@@ -17,6 +17,7 @@ def training_never_passed(case):
     Called with ``training=True``, a norm that is trained sees no training, and its population is
     still 0 and 1: a pretrained base that is frozen so on purpose has another one.
     """
+    told = case.training.told_training
     deaf = [
         norm
         for norm in case.norms
@@ -24,7 +25,7 @@ def training_never_passed(case):
         and norm.built
         and at_start(norm)
         and case.training.of(norm)
-        and not any(each.training for each in case.training.of(norm))
+        and norm not in told
     ]
     if not deaf:
         return None
@@ -57,7 +58,7 @@ def training_at_inference(case):
     called with ``training=True`` within the model: in Keras 3 ``predict`` overrides it, which hides
     it, and ``export`` keeps it, as ``model(x)`` does.
     """
-    told = [n for n in case.norms if any(each.training for each in case.inference.of(n))]
+    told = list(case.inference.told_training)
     told += [n for n in case.norms if not n.fixed and n.used.count("batch") > 1]
     together = case.inference.outputs[0]
     alone = case.alone
@@ -81,11 +82,7 @@ def training_at_inference(case):
 
 def _exported_in_training_mode(case):
     """What is right where training=False is said, and wrong where nothing is, as in an export."""
-    norms = [
-        norm
-        for norm in _within(case, case.norms, _called_with(case, True))
-        if any(each.training for each in case.untold[0].of(norm))
-    ]
+    norms = _within(case.untold[0].told_training, _called_with(case, True))
     if not norms:
         return None
     evidence = (
@@ -112,7 +109,7 @@ def untold_is_training(case):
     Keras 3: layers such as ``Resizing`` and ``RandomFlip`` say ``training=True`` where nobody says
     anything, and it leaks to the layers behind them.
     """
-    leaking = [n for n in case.norms if any(each.training for each in case.untold[0].of(n))]
+    leaking = case.untold[0].told_training
     if not leaking:
         return None
     moved = len(case.untold[1])
@@ -159,7 +156,7 @@ def training_false_overridden(case):
     ``fit``. Only ``trainable = False`` holds its norms.
     """
     bases = _called_with(case, False)
-    found = _within(case, case.followers, bases)
+    found = _within(case.followers, bases)
     if not found:
         return None
     base = next(iter(bases))
@@ -185,7 +182,7 @@ def _called_with(case, training):
     }
 
 
-def _within(case, norms, bases):
+def _within(norms, bases):
     """Those of the norms that are one of these layers, or in one."""
     return [
         norm

@@ -3,7 +3,10 @@
 import numpy as np
 
 from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._channels import TINY, counted, deviation
 from bnref.doctor.checks._check import Found, check, paths
+
+MANY = 0.2  # of the channels: where fewer come out as β, a network of spare channels does as well
 
 
 @check(
@@ -40,10 +43,9 @@ def bias_without_effect(case):
         bias = getattr(case.source(norm), "bias", None)
         if bias is None or norm not in case.fresh:
             continue
-        bias = np.asarray(bias)
-        deviation = np.sqrt(case.fresh[norm][1] + 1e-12)
-        if bias.shape == deviation.shape and np.median(np.abs(bias) / deviation) > 10:
-            found[norm] = float(np.median(np.abs(bias) / deviation))
+        bias, spread = np.asarray(bias), deviation(case.fresh[norm][1])
+        if bias.shape == spread.shape and np.median(np.abs(bias) / spread) > 10:
+            found[norm] = float(np.median(np.abs(bias) / spread))
     if not found:
         return None
     evidence = f"the bias before it is {statistics.number(max(found.values()))} deviations large"
@@ -65,16 +67,15 @@ def large_mean(case):
     One channel is enough, since each is divided by its own; ε counts, for it is in what a channel
     is divided by, and keeps one that hardly varies from being called far. bnref takes two passes.
     """
-    found = {}
-    for norm, (mean, variance) in case.fresh.items():
-        epsilon = norm.epsilon if norm.epsilon > 0 else 1e-12
-        ratios = np.abs(mean) / np.sqrt(variance + epsilon)
-        far = ratios > norm.cancels_above
-        if far.any():
-            found[norm] = float(ratios.max()), int(far.sum()), far.size
+    ratios = {
+        norm: np.abs(mean) / np.sqrt(variance + (norm.epsilon if norm.epsilon > 0 else TINY))
+        for norm, (mean, variance) in case.fresh.items()
+    }
+    found = counted({norm: each > norm.cancels_above for norm, each in ratios.items()})
     if not found:
         return None
-    ratio, far, channels = max(found.values())
+    worst = max(found, key=lambda norm: ratios[norm].max())
+    ratio, (far, channels) = ratios[worst].max(), found[worst]
     evidence = (
         f"|μ|/√(σ² + ε) of its inputs is up to {statistics.number(ratio)}, and too large in {far} "
         f"of {channels} channels"
@@ -117,17 +118,16 @@ def dead_channels(case):
 
     Constant in every batch, to rounding; more than a fifth of a norm's channels.
     """
-    found = {}
-    for norm, (mean, variance) in case.fresh.items():
-        if case.training.of(norm)[0].values <= 1:
-            continue
-        dead = variance <= 1e-12 * (np.square(mean) + 1e-12)
-        if dead.mean() > 0.2:
-            found[norm] = int(dead.sum()), len(dead)
+    dead = {
+        norm: variance <= TINY * (np.square(mean) + TINY)
+        for norm, (mean, variance) in case.fresh.items()
+        if case.training.of(norm)[0].values > 1
+    }
+    found = counted(dead, above=MANY)
     if not found:
         return None
-    dead, channels = max(found.values())
-    evidence = f"{dead} of {channels} channels have a variance of 0 in every batch"
+    number, channels = max(found.values())
+    evidence = f"{number} of {channels} channels have a variance of 0 in every batch"
     fix = "keras.optimizers.Adam(1e-4)  # a lower rate: units that died in a step do not come back"
     return Found(paths(found), evidence, fix)
 
@@ -145,18 +145,18 @@ def gamma_vanishes(case):
     vanish and the accuracy fall with more than half of them alive. Only where weights decay;
     without decay a γ of 0 is a start that residual networks choose on purpose.
     """
-    found = {}
     decays = getattr(case.optimizer, "weight_decay", None)
     if not decays and not any(getattr(n.layer, "gamma_regularizer", None) for n in case.norms):
         return None
-    for norm in case.norms:
-        if norm.built and norm.gamma is not None:
-            small = np.abs(np.asarray(norm.gamma)) < 0.01
-            if small.mean() > 0.2:
-                found[norm] = int(small.sum()), small.size
+    small = {
+        norm: np.abs(np.asarray(norm.gamma)) < 0.01
+        for norm in case.norms
+        if norm.built and norm.gamma is not None
+    }
+    found = counted(small, above=MANY)
     if not found:
         return None
-    small, channels = max(found.values())
-    evidence = f"|γ| is below 0.01 in {small} of {channels} channels"
+    number, channels = max(found.values())
+    evidence = f"|γ| is below 0.01 in {number} of {channels} channels"
     fix = 'optimizer.exclude_from_weight_decay(var_names=["gamma", "beta"])'
     return Found(paths(found), evidence, fix)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bnref.doctor._passes import pooled_of
+from bnref.doctor.checks._channels import TINY
 from bnref.doctor.checks._check import Found, check, paths
 
 # Layers that leave each value in its place, so that what they get has its channels there too.
@@ -79,7 +80,7 @@ def shared_by_branches(case):
             continue
         moments = [pooled_of(list(each)) for each in zip(*calls, strict=True)]
         means, variances = (np.array(each) for each in zip(*moments, strict=True))
-        variances = variances + 1e-12
+        variances = variances + TINY
         shift = float(np.median(np.ptp(means, axis=0) / np.sqrt(variances.min(0))))
         ratio = float(np.median(variances.max(0) / variances.min(0)))
         if shift > 0.5 or ratio > 2:

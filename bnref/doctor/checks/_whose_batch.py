@@ -4,6 +4,7 @@ import numpy as np
 
 from bnref.doctor._passes import pooled_of
 from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._channels import TINY, deviation, ratio
 from bnref.doctor.checks._check import Found, Undecided, check, paths
 
 TOO_FEW = "fewer than 4 batches of equal size, of 2 examples or more, were given"
@@ -13,24 +14,24 @@ def _alike(case):
     """The norm whose batches are most alike, its values, the ratio, and what chance gives."""
     best = None
     for norm in case.norms:
-        calls = [each for calls in case.inference.calls for each in calls[:] if each.norm is norm]
+        calls = case.inference.of(norm)
         values = statistics.examples(calls) if len(calls) == len(case.batches) else None
         if values is None or len(values) < 4 or values.shape[1] < 2:
             continue
-        ratio = statistics.alikeness(values)
-        if best is None or ratio > best[2]:
-            best = norm, values, ratio
+        alike = statistics.alikeness(values)
+        if best is None or alike > best[2]:
+            best = norm, values, alike
     return best and (*best, statistics.by_chance(best[1]))
 
 
-def _runs(values, ratio, chance):
+def _runs(values, alike, chance):
     """Two groups of batches by their means, and how often one follows the other; None if not two.
 
     Of all cuts along the first principal component of the batch means that which leaves the least;
     two groups explain the batches where nine tenths of the variance between them is gone, or all
     but what chance gives.
     """
-    means = values.mean(1) / (values.std((0, 1)) + 1e-12)
+    means = values.mean(1) / (values.std((0, 1)) + TINY)
     means = means - means.mean(0)
     line = means @ np.linalg.svd(means, full_matrices=False)[2][0]
     order = np.argsort(line)
@@ -40,7 +41,7 @@ def _runs(values, ratio, chance):
 
     cut = min(range(2, len(line) - 1), key=left_by)
     left = left_by(cut) / np.square(means).sum()
-    if left > 0.1 and left * ratio * (len(line) - 1) / (len(line) - 2) > chance:
+    if left > 0.1 and left * alike * (len(line) - 1) / (len(line) - 2) > chance:
         return None
     groups = np.zeros(len(line), int)
     groups[order[cut:]] = 1
@@ -61,13 +62,13 @@ def one_kind_a_batch(case):
     alike = _alike(case)
     if alike is None:
         return Undecided(TOO_FEW)
-    norm, values, ratio, chance = alike
-    runs = _runs(values, ratio, chance)
-    if ratio < 2 * chance or runs is None or runs < 4:
+    norm, values, times, chance = alike
+    runs = _runs(values, times, chance)
+    if times < 2 * chance or runs is None or runs < 4:
         return None
     evidence = (
         f"the batches fall into two groups, which follow one another {runs - 1} times in "
-        f"{len(values)} batches; their means vary {ratio:.0f} times as much as those of random "
+        f"{len(values)} batches; their means vary {times:.0f} times as much as those of random "
         f"batches (by chance at most {chance:.2g})"
     )
     fix = (
@@ -100,12 +101,12 @@ def batches_not_shuffled(case):
     alike = _alike(case)
     if alike is None:
         return Undecided(TOO_FEW)
-    norm, values, ratio, chance = alike
-    if ratio < max(3, 2 * chance):
+    norm, values, times, chance = alike
+    if times < max(3, 2 * chance):
         return None
-    worth = max(1, round(values.shape[1] / ratio))
+    worth = max(1, round(values.shape[1] / times))
     evidence = (
-        f"the means of batches vary {statistics.number(ratio)} times as much as those of random "
+        f"the means of batches vary {statistics.number(times)} times as much as those of random "
         f"batches (by chance at most {chance:.2g}): {values.shape[1]} examples are worth {worth}"
     )
     fix = (
@@ -128,7 +129,7 @@ def one_example_rules(case):
     The same example has more than half of the sum of squares in most channels of a batch of 8 or
     more, and more than a hundred times what is usual, ten deviations: another kind, not a tail.
     """
-    first = [calls[0] for calls in case.inference.calls if calls]
+    first = case.inference.firsts
     if not first or len(first[0].means) < 8:
         return Undecided("batches of fewer than 8 examples were given")
     squares = [c.counts[:, None] * (c.variances + (c.means - c.mean) ** 2) for c in first]
@@ -172,7 +173,7 @@ def batch_gives_the_answer(case):
     before, after = case.training.loss, regrouped.loss
     losses = case.training.losses, regrouped.losses
     error = np.sqrt(sum(np.var(each, ddof=1) / len(each) for each in losses))
-    if not after - before > max(0.1 * before + 0.02, 3 * error):
+    if not (statistics.higher(after, before) and after - before > 3 * error):
         return None
     evidence = (
         f"in training mode the loss is {before:.3g} in the given batches, and {after:.3g} when the "
@@ -201,18 +202,17 @@ def validation_of_another_kind(case):
     """
     if case.validated is None:
         return Undecided("no validation data were given")
-    calls = [each for calls in case.validated.calls for each in calls[:1]]
-    ours = [each for calls in case.inference.calls for each in calls[:1]]
+    calls, ours = case.validated.firsts, case.inference.firsts
     if not calls or not ours:
         return None
     (mean, variance), (there, spread) = pooled_of(ours), pooled_of(calls)
-    shift = np.abs(there - mean) / np.sqrt(variance + 1e-12)
-    ratio = (spread + 1e-12) / (variance + 1e-12)
-    if not (np.median(shift) > 0.5 or np.median(ratio) > 2 or np.median(ratio) < 0.5):
+    shift = np.median(np.abs(there - mean) / deviation(variance))
+    times = np.median(ratio(spread, variance))
+    if not (shift > 0.5 or times > 2 or times < 0.5):
         return None
     evidence = (
         f"where the first norm stands, the validation inputs have a mean that is "
-        f"{np.median(shift):.2g} deviations away and {np.median(ratio):.2g} times the variance"
+        f"{shift:.2g} deviations away and {times:.2g} times the variance"
     )
     fix = (
         "# the same preprocessing for both; where the data do differ, their own statistics:\n"

@@ -3,7 +3,10 @@
 import numpy as np
 
 from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._channels import deviation
 from bnref.doctor.checks._check import Found, check, paths
+
+WITHOUT_A_BATCH = "model = bnref.norms.convert(model, keras.layers.GroupNormalization, groups=8)"
 
 
 @check(
@@ -62,7 +65,7 @@ def small_batches(case):
     )
     fix = (
         "norm = keras.layers.BatchNormalization(synchronized=True)  # on several replicas; or\n"
-        "model = bnref.norms.convert(model, keras.layers.GroupNormalization, groups=8)"
+        + WITHOUT_A_BATCH
     )
     return Found(paths(small), evidence, fix)
 
@@ -84,7 +87,7 @@ def accumulated_gradients(case):
     )
     fix = (
         "model = bnref.norms.convert(model, bnref.BatchRenorm)  # batches so small, corrected; or\n"
-        "model = bnref.norms.convert(model, keras.layers.GroupNormalization, groups=8)"
+        + WITHOUT_A_BATCH
     )
     return Found(paths(case.followers), evidence, fix)
 
@@ -145,7 +148,7 @@ def replicas_differ(case):
             continue
         stored = getattr(norm.mean, "value", norm.mean)
         values = np.array([np.asarray(v) for v in strategy.experimental_local_results(stored)])
-        spread = np.ptp(values, axis=0) / np.sqrt(np.asarray(norm.variance) + 1e-12)
+        spread = np.ptp(values, axis=0) / deviation(norm.variance)
         if spread.max() > 1e-6:
             apart[norm] = float(np.median(spread))
     if not apart:

@@ -2,14 +2,14 @@
 
 ``FAULTS["dropout_before"]()`` trains both in a second or two and returns ``(sick, healthy)``, each
 a tuple of arguments of `bnref.doctor.examine`: model, data, and where it matters validation data
-and the size of a batch. The name is that of the check that has to find it.
+and the size of a batch. The name is that of the check that has to find it, or `FOUND_BY` has that.
 """
 
 from collections.abc import Callable
 
 from bnref_gallery.sick_models import _healthy, _remembered, _replicas, _used, _values, _whose
 
-__all__ = ["FAULTS", "HEALTHY"]
+__all__ = ["FAULTS", "FOUND_BY", "HEALTHY"]
 
 _ALL = [
     _whose.one_value_a_channel,
@@ -37,6 +37,8 @@ _ALL = [
     _remembered.weights_averaged_without_statistics,
     _remembered.dropout_before,
     _remembered.epsilon_of_another_framework,
+    _remembered.saved_model_differs,
+    _remembered.counts_in_a_variable_that_is_not_saved,
     _used.training_never_passed,
     _used.training_at_inference,
     _used.always_the_batchs,
@@ -52,6 +54,11 @@ _ALL = [
     _values.gamma_vanishes,
 ]
 FAULTS: dict[str, Callable[[], tuple]] = {each.__name__: each for each in _ALL}
+# Faults that show another side of a cause that has one already.
+FOUND_BY = {
+    "always_the_batchs": "training_at_inference",
+    "counts_in_a_variable_that_is_not_saved": "saved_model_differs",
+}
 
 # Nothing is wrong with these: ``HEALTHY["resnet50"]()`` returns the model and its data.
 _WELL = [

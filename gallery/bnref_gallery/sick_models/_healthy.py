@@ -10,11 +10,13 @@ from bnref_gallery import datasets
 from bnref_gallery.sick_models._networks import (
     CLASSES,
     FEATURES,
+    base,
     classes,
     compiled,
     convolutional,
     dense,
     fitted,
+    headed,
     images,
 )
 
@@ -41,14 +43,10 @@ def with_dropout_behind():
 def nested_and_frozen():
     """A base that was trained, frozen in the new model, its norms too."""
     x, y = classes()
-    base = keras.Sequential(
-        [keras.Input((FEATURES,)), layers.Dense(16), layers.BatchNormalization(), layers.ReLU()]
-    )
-    bnref.population.recompute(base, [x])
-    base.trainable = False
+    frozen = base(x, layers.ReLU())
+    frozen.trainable = False
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, layers.Dense(CLASSES)(base(inputs, training=False)))
-    return fitted(compiled(model, 1e-2), x, y), (x, y)
+    return fitted(headed(inputs, frozen(inputs, training=False), 1e-2), x, y), (x, y)
 
 
 class Residual(keras.Model):
@@ -91,7 +89,7 @@ def sequences():
     inputs = keras.Input((16, 4))
     z = layers.Conv1D(8, 3, use_bias=False)(inputs)
     z = layers.GlobalMaxPooling1D()(layers.ReLU()(layers.BatchNormalization(momentum=0.9)(z)))
-    return fitted(compiled(keras.Model(inputs, layers.Dense(CLASSES)(z))), x, y, epochs=4), (x, y)
+    return fitted(headed(inputs, z), x, y, epochs=4), (x, y)
 
 
 def _published(name, size=32):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import layers
 
+import bnref
+
 FEATURES, CLASSES = 8, 4
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -32,6 +34,11 @@ def compiled(model, rate=3e-3, **options):
     return model
 
 
+def headed(inputs, x, rate=3e-3):
+    """A classifier with one layer of logits on ``x``."""
+    return compiled(keras.Model(inputs, layers.Dense(CLASSES)(x)), rate)
+
+
 def dense(norm=layers.BatchNormalization, before=(), classes=CLASSES, **options):
     """Two hidden layers with norms, functional."""
     options = {"momentum": 0.9, **options}
@@ -42,6 +49,15 @@ def dense(norm=layers.BatchNormalization, before=(), classes=CLASSES, **options)
             x = each()(x)
         x = layers.ReLU()(norm(**options)(x))
     return compiled(keras.Model(inputs, layers.Dense(classes)(x)))
+
+
+def base(x, *behind):
+    """The first layers of a model that was trained on ``x``: its population is theirs."""
+    model = keras.Sequential(
+        [keras.Input((FEATURES,)), layers.Dense(16), layers.BatchNormalization(), *behind]
+    )
+    bnref.population.recompute(model, [x])
+    return model
 
 
 def fitted(model, x, y, epochs=3, batch_size=32, **options):
@@ -62,8 +78,15 @@ def convolutional(
         x = layer(x)
     x = layers.Conv2D(8, 3, use_bias=False, **(kernel_options or {}))(x)
     x = layers.ReLU()(norm(axis=axis, momentum=0.9)(x))
-    x = layers.GlobalAveragePooling2D(**(kernel_options or {}))(x)
-    return compiled(keras.Model(inputs, layers.Dense(CLASSES)(x)), 1e-2)
+    return headed(inputs, layers.GlobalAveragePooling2D(**(kernel_options or {}))(x), 1e-2)
+
+
+def over_time(norm, shape, masked):
+    """A norm on sequences, behind a mask or not, averaged over time."""
+    inputs = x = keras.Input(shape)
+    if masked:
+        x = layers.Masking()(x)
+    return headed(inputs, layers.GlobalAveragePooling1D()(norm(x)))
 
 
 def copied(model):

@@ -2,10 +2,13 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 import bnref
 from bnref_gallery.sick_models._networks import classes, compiled, copied, dense, fitted, trained
+
+SAVED = keras.saving.register_keras_serializable(package="bnref_gallery")
 
 
 def never_updated():
@@ -77,6 +80,66 @@ def dropout_before():
     data = classes()
     sick = fitted(dense(before=[lambda: layers.Dropout(0.5)]), *data)
     return (sick, data), (trained(), data)
+
+
+@SAVED
+class OfAnotherName(layers.BatchNormalization):
+    """Calls ε ``eps``, as PyTorch does, and does not say so to what is saved."""
+
+    def __init__(self, eps=1e-3, **options):
+        super().__init__(**options)
+        self.epsilon = eps
+
+
+@SAVED
+class OfAnotherNameSaved(OfAnotherName):
+    """Says it."""
+
+    def get_config(self):
+        return {**super().get_config(), "eps": self.epsilon}
+
+
+def saved_model_differs():
+    data = classes()
+    return (trained(norm=OfAnotherName, eps=0.05), data), (
+        trained(norm=OfAnotherNameSaved, eps=0.05),
+        data,
+    )
+
+
+@SAVED
+class Debiased(layers.BatchNormalization):
+    """Divides what is left of the start out of its mean, by a number of steps of its own."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.steps = self.counter()
+
+    def counter(self):
+        """Not among the variables that Keras knows, so that it is not saved."""
+        return tf.Variable(0.0)
+
+    def call(self, x, training=None):
+        if training:
+            self.steps.assign_add(1.0)
+            return super().call(x, training=True)
+        mean = self.moving_mean / (1 - self.momentum ** tf.maximum(self.steps, 1.0))
+        return tf.nn.batch_normalization(
+            x, mean, self.moving_variance, self.beta, self.gamma, self.epsilon
+        )
+
+
+@SAVED
+class DebiasedSaved(Debiased):
+    """Counts in a variable that is saved."""
+
+    def counter(self):
+        return self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
+
+
+def counts_in_a_variable_that_is_not_saved():
+    data = classes()
+    return (trained(norm=Debiased), data), (trained(norm=DebiasedSaved), data)
 
 
 def epsilon_of_another_framework():

@@ -2,13 +2,12 @@
 
 import functools
 
-import keras
 import numpy as np
 from keras import layers
 
 import bnref
 from bnref import training
-from bnref_gallery.sick_models._networks import CLASSES, FEATURES, classes, compiled, dense, fitted
+from bnref_gallery.sick_models._networks import CLASSES, FEATURES, classes, dense, fitted, over_time
 
 
 @functools.cache
@@ -50,9 +49,6 @@ def mask_unsynchronizes():
     models = []
     for norm in (layers.BatchNormalization(momentum=0.9, synchronized=True), bnref.SyncBatchNorm()):
         with strategy().scope():
-            inputs = keras.Input((6, 5))
-            z = norm(layers.Masking()(inputs))
-            z = layers.GlobalAveragePooling1D()(z)
-            models.append(compiled(keras.Model(inputs, layers.Dense(CLASSES)(z))))
+            models.append(over_time(norm, (6, 5), masked=True))
         bnref.population.recompute(models[-1], np.split(x, 16))
     return (models[0], (x, y)), (models[1], (x, y))

@@ -8,11 +8,13 @@ import bnref
 from bnref_gallery.sick_models._networks import (
     CLASSES,
     FEATURES,
+    base,
     classes,
     compiled,
     convolutional,
     dense,
     fitted,
+    headed,
     images,
     trained,
 )
@@ -87,22 +89,19 @@ def moves_at_inference():
     for careless in (True, False):
         inputs = keras.Input((FEATURES,))
         z = layers.ReLU()(Moving(careless)(layers.Dense(16)(inputs)))
-        models.append(fitted(compiled(keras.Model(inputs, layers.Dense(CLASSES)(z))), x, y))
+        models.append(fitted(headed(inputs, z), x, y))
     return (models[0], (x, y)), (models[1], (x, y))
 
 
 def fine_tuned(freeze):
     """A base that was trained on other data, called with training=False and then unfrozen."""
     x, y = classes()
-    base = keras.Sequential(
-        [keras.Input((FEATURES,)), layers.Dense(16), layers.BatchNormalization()]
-    )
-    bnref.population.recompute(base, [x])
+    trained_before = base(x)
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, layers.Dense(CLASSES)(base(inputs, training=False)))
-    for norm in bnref.norms.find(base):
+    outputs = trained_before(inputs, training=False)
+    for norm in bnref.norms.find(trained_before):
         norm.layer.trainable = not freeze
-    return fitted(compiled(model), x, y, epochs=1)
+    return fitted(headed(inputs, outputs), x, y, epochs=1)
 
 
 def training_false_overridden():

@@ -12,6 +12,7 @@ from bnref_gallery.sick_models._networks import (
     compiled,
     copied,
     fitted,
+    headed,
     trained,
 )
 
@@ -33,7 +34,7 @@ def bias_without_effect():
         inputs = keras.Input((FEATURES,))
         layer = layers.Dense(16)
         z = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(layer(inputs)))
-        model = compiled(keras.Model(inputs, layers.Dense(CLASSES)(z)))
+        model = headed(inputs, z)
         layer.bias.assign(np.full(16, size))
         bnref.population.recompute(model, [x])
         models.append(fitted(model, x, y))
@@ -47,8 +48,7 @@ def large_mean():
     models = []
     for data in (far, x):
         z = layers.BatchNormalization(momentum=0.5)(inputs)
-        model = compiled(keras.Model(inputs, layers.Dense(CLASSES)(z)))
-        models.append(fitted(model, data, y))
+        models.append(fitted(headed(inputs, z), data, y))
     return (models[0], (far, y)), (models[1], (x, y))
 
 

@@ -15,6 +15,7 @@ from bnref_gallery.sick_models._networks import (
     dense,
     fitted,
     images,
+    over_time,
     trained,
 )
 
@@ -129,9 +130,6 @@ def padding_counted():
     x = np.where(np.arange(20)[:, None] < lengths[:, None, None], x, 0).astype("float32")
     models = []
     for norm in (layers.BatchNormalization, bnref.MaskedBatchNorm):
-        inputs = keras.Input((20, 5))
-        z = layers.Masking()(inputs) if norm is bnref.MaskedBatchNorm else inputs
-        z = norm(momentum=0.9)(z)
-        z = layers.GlobalAveragePooling1D()(z)
-        models.append(fitted(compiled(keras.Model(inputs, layers.Dense(CLASSES)(z))), x, y))
+        model = over_time(norm(momentum=0.9), (20, 5), masked=norm is bnref.MaskedBatchNorm)
+        models.append(fitted(model, x, y))
     return (models[0], (x, y)), (models[1], (x, y))
