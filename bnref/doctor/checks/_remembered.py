@@ -27,8 +27,11 @@ def impossible_population(case):
     if not bad:
         return None
     norm, (count, _) = next(iter(bad.items()))
-    value = np.asarray(norm.variance)[wrong[norm]][0]
-    evidence = f"{count} channels of the first have a variance such as {value:.3g}"
+    mean, variance = (np.asarray(each)[wrong[norm]][0] for each in (norm.mean, norm.variance))
+    evidence = (
+        f"of the first, {statistics.many(count, 'channel')}: mean {mean:.3g}, variance "
+        f"{variance:.3g}"
+    )
     return Found(paths(bad), evidence, RECOMPUTE)
 
 

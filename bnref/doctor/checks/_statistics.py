@@ -143,6 +143,11 @@ def spread_of(momentum: float) -> float:
     return float(np.sqrt((1 - momentum) / (1 + momentum)))
 
 
+def many(count: int, name: str) -> str:
+    """A count with its noun: "1 channel", "2 channels"."""
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
 def number(value: float) -> str:
     """A number for a sentence: three digits, no exponent where it can be read without."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"

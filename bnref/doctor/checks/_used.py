@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._check import Found, check, paths
 from bnref.doctor.checks._start import at_start
 
@@ -30,8 +31,8 @@ def training_never_passed(case):
     if not deaf:
         return None
     evidence = (
-        f"model(x, training=True) reaches {len(deaf)} norms as training=False, and their "
-        "population is 0 and 1"
+        f"model(x, training=True) reaches {statistics.many(len(deaf), 'norm')} as "
+        "training=False, and the population is 0 and 1"
     )
     fix = (
         "def call(self, x, training=None):  # name it, and pass it on\n"
@@ -113,8 +114,8 @@ def untold_is_training(case):
     if not leaking:
         return None
     moved = len(case.untold[1])
-    evidence = f"model(x) reaches {len(leaking)} norms as training=True" + (
-        f", and moves {moved} variables" if moved else ""
+    evidence = f"model(x) reaches {statistics.many(len(leaking), 'norm')} as training=True" + (
+        f", and moves {statistics.many(moved, 'variable')}" if moved else ""
     )
     return Found(paths(leaking), evidence, "y = model(x, training=False)  # say it, always")
 
@@ -135,7 +136,8 @@ def moves_at_inference(case):
             if norm.built and any(getattr(v, "path", v.name) in names for v in norm.layer.variables)
         ]
         if found:
-            evidence = f"{call} moves {len(names)} variables, such as {names[0]}"
+            moved = statistics.many(len(names), "variable")
+            evidence = f"{call} moves {moved}, such as {names[0]}"
             fix = "if training:  # around the update, in the layer's call"
             return Found(paths(found), evidence, fix)
     return None
