@@ -439,3 +439,56 @@ def test_a_call_that_stood_on_the_instance_is_put_back():
     own = layer.call = lambda inputs, training=None, mask=None: inputs
     remembered(layer, batch_of((6, 3)), training=True)
     assert layer.call is own
+
+
+# What norms are given.
+
+
+@LIBRARIES
+def test_what_norms_are_given_is_what_a_model_of_their_inputs_gives(library):
+    layers = library.layers
+    x = a = library.Input((4,))
+    x = layers.BatchNormalization(name="first")(x)
+    x = layers.BatchNormalization(name="second")(layers.Dense(3)(x))
+    model = library.Model(a, x)
+    batch = batch_of((6, 4))
+    expected = library.Model(model.input, [each.layer.input for each in find(model)])(batch)
+    before = values(model)
+    given = norms.inputs(model, batch)
+    assert list(given) == ["first", "second"]
+    for (found,), each in zip(given.values(), expected, strict=True):
+        np.testing.assert_array_equal(found, each)
+    for then, now in zip(before, values(model), strict=True):
+        np.testing.assert_array_equal(then, now)
+    assert all("call" not in vars(each.layer) for each in find(model))
+
+
+class Twice(keras.Model):
+    """A subclass of two inputs, whose one norm is called for each, the other for none."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.idle = (keras.layers.BatchNormalization() for _ in range(2))
+
+    def build(self, *shapes):
+        for each in (self.norm, self.idle):
+            each.build((None, 4))
+
+    def call(self, a, b, training=None):
+        return self.norm(a, training=training) - self.norm(b, training=training)
+
+
+def test_what_norms_of_a_subclass_are_given_has_an_array_a_call():
+    model, a, b = Twice(), batch_of((6, 4)), batch_of((6, 4)) + 1
+    model(a, b)
+    before = np.array(model.norm.moving_mean)
+    norm, idle = norms.inputs(model, a, b, training=True).values()
+    assert idle == []
+    for found, each in zip(norm, (a, b), strict=True):
+        np.testing.assert_array_equal(found, each)
+    assert not np.array_equal(model.norm.moving_mean, before), "as a call in training mode does"
+
+
+def test_what_norms_are_given_needs_a_model():
+    with pytest.raises(ValueError, match="model must be a Keras model or layer; received str"):
+        norms.inputs("model", 1)

@@ -70,6 +70,15 @@ after = bnref.doctor.examine(mended, (x, y), (data.x_test, data.y_test))
 print(after)
 
 # %%
+# To look at one layer yourself: :func:`bnref.norms.find` has every norm with its population, γ, β,
+# ε, momentum and answers to the three questions; and :func:`bnref.norms.inputs` what each of them
+# is given by a batch, in subclassed and nested models too. (For a functional model,
+# ``keras.Model(model.input, [layer.input for layer in norms])`` does the same.)
+
+for path, calls in bnref.norms.inputs(mended, x[:32]).items():
+    print(f"{path:7} is called {len(calls)} time, with an array of shape {calls[0].shape}")
+
+# %%
 # Why
 # ---
 # Two of the three are wrong answers to *remembered how?*, one to *whose statistics?*: sorted by

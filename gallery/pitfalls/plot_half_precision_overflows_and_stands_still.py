@@ -18,13 +18,13 @@ a step needs. Where the moments themselves overflow, none is.
    :doctor: variance_overflows
    :cause: the inputs overflow float16, or their sum of squares where a layer takes it in float16
    :check: ``x.dtype == "float16" and not np.isfinite(layer.moving_variance).all()``, where ``x``
-           are the layer's inputs
+           are the layer's inputs, as :func:`bnref.norms.inputs` has them
 
 .. symptom:: every prediction is the same
    :doctor: variance_overflows
    :cause: the variance has overflowed to infinity, so that 1/√σ² is 0
    :check: ``x.dtype == "float16" and not np.isfinite(layer.moving_variance).all()``, where ``x``
-           are the layer's inputs
+           are the layer's inputs, as :func:`bnref.norms.inputs` has them
 
 .. symptom:: statistics never change
    :doctor: half_precision_population

@@ -13,7 +13,7 @@ three questions is answered wrongly: *whose statistics*, 1, is answered rightly 
 
 .. symptom:: NaN or infinity
    :doctor: large_mean
-   :check: of the layer's inputs, with axis 0 alone for vectors,
+   :check: of the layer's inputs (:func:`bnref.norms.inputs`), with axis 0 alone for vectors,
            ``np.max(np.abs(x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + layer.epsilon))`` is
            above 1,000
 
@@ -21,7 +21,7 @@ three questions is answered wrongly: *whose statistics*, 1, is answered rightly 
    :doctor: large_mean
    :cause: ``synchronized=True`` in Keras 3 and tf_keras computes the variance in one pass, and the
            inputs are not centred
-   :check: of the layer's inputs, with axis 0 alone for vectors,
+   :check: of the layer's inputs (:func:`bnref.norms.inputs`), with axis 0 alone for vectors,
            ``np.max(np.abs(x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + layer.epsilon))`` is
            above 100
 """
