@@ -22,7 +22,7 @@ from bnref.doctor import CHECKS
 
 NAMED = 3  # so many causes of each symptom on the home page
 QUESTIONS = {1: "1, whose statistics", 2: "2, remembered how", 3: "3, used when"}
-RECORD = PROPS / "recorded" / "doctor.csv"
+RECORDS = [PROPS / "recorded" / name for name in ("doctor.csv", "doctor_on_pages.csv")]
 
 
 class Causes(SphinxDirective):
@@ -37,7 +37,7 @@ class Causes(SphinxDirective):
         causes = [self.cause(each, name) for each in CHECKS.values() if name in each.symptoms]
         section = {"name": name, "causes": causes}
         domain.data["sections"].setdefault(self.env.docname, []).append(section)
-        depend_on(self.env, RECORD, *(ROOT / "bnref" / "doctor" / "checks").glob("*.py"))
+        depend_on(self.env, *RECORDS, *(ROOT / "bnref" / "doctor" / "checks").glob("*.py"))
         words = nodes.inline(
             text=f"{name} {self.options.get('words', '')}", classes=["finder-words"]
         )
@@ -82,7 +82,7 @@ class Fill(SphinxPostTransform):
 
     def causes(self, place):
         """One row a cause."""
-        found = counted(RECORD)
+        found = counted()
         for cause in self.domain.causes(place["name"]):
             told = [cause["cause"].deepcopy()]
             if cause["ways"]:
@@ -111,16 +111,27 @@ class Fill(SphinxPostTransform):
             yield nodes.list_item("", section(each["name"]))
 
 
-def counted(path):
-    """How often each check fired in the recorded models: a sentence for each."""
+def counted():
+    """How often each check fired in the recorded models: a sentence for each.
+
+    The models that were made to be broken, their twins and other healthy ones, of which no check
+    may accuse any; and those of the pages, which are right or wrong in the page's own cause.
+    """
     from bnref_gallery import records
 
-    _, columns = records.read(path)
-    rows = list(zip(columns["kind"], columns["planted"], columns["found"], strict=True))
+    _, made = records.read(records.path_of("doctor.csv"))
+    _, shown = records.read(records.path_of("doctor_on_pages.csv"))
     sentences = {}
     for name in CHECKS:
-        broken = [found.split() for kind, planted, found in rows if planted == name]
-        healthy = [found.split() for kind, _, found in rows if kind != "sick"]
+        broken, healthy = [], []
+        for kind, planted, found in zip(made["kind"], made["planted"], made["found"], strict=True):
+            if kind != "sick":
+                healthy.append(found.split())
+            elif planted == name:
+                broken.append(found.split())
+        for kind, asked, found in zip(shown["kind"], shown["asked"], shown["found"], strict=True):
+            if asked == name:
+                (broken if kind == "sick" else healthy).append(found.split())
         fired = sum(name in found for found in broken)
         silent = sum(name not in found for found in healthy)
         sentences[name] = (
