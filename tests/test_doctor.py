@@ -1,5 +1,6 @@
 """Tests of bnref.doctor: what it says of models, and that it leaves them as they were."""
 
+import dataclasses
 import itertools
 import json
 import random
@@ -278,6 +279,18 @@ def test_one_cause_alone_can_be_asked_for():
         doctor.examine(model, x, only=["few"])
 
 
+def test_what_a_finding_explains_is_neither_found_nor_looked_for():
+    """A population that was never updated is not that of the data either."""
+    model, (x, y) = small(), CLASSES()
+    for norm in bnref.norms.find(model):
+        norm.gamma.assign(1.5 * norm.gamma)  # it has been trained
+        norm.assign(0 * norm.mean, 0 * norm.variance + 1)
+    names = ["never_updated", "stale_population"]
+    assert causes(doctor.examine(model, (3 * x + 9, y), only=names[1:])) == names[1:]
+    report = doctor.examine(model, (3 * x + 9, y), only=names)
+    assert causes(report) == names[:1] and not report.looked_at and not report.undecided
+
+
 @pytest.mark.parametrize("batch_size", [0, 2.5, True])
 def test_a_batch_size_that_is_none_is_refused(batch_size):
     with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1"):
@@ -303,6 +316,13 @@ def test_a_report_is_a_table_json_and_one_html_file(tmp_path):
         and page.count("<svg") == 2 * len(report.norms) + len(report.losses) > 2
     )
     assert "http" not in page and report._repr_html_() in page
+
+
+def test_what_is_not_finite_is_null_in_json():
+    report = doctor.examine(small(), CLASSES(), only=["few_steps"])
+    losses = {"none": float("nan"), "endless": np.float32("inf"), "some": np.float64(0.5)}
+    text = dataclasses.replace(report, losses=losses).to_json()
+    assert json.loads(text)["losses"] == {"none": None, "endless": None, "some": 0.5}
 
 
 class Foreign(keras.layers.Layer):
@@ -436,6 +456,37 @@ def test_watch_waits_until_training_pays_for_a_look(monkeypatch):
     assert len(looks) == 4
 
 
+def test_watch_says_what_two_looks_in_a_row_have_found_and_at_the_end_what_one_has(monkeypatch):
+    now, module = [0.0], sys.modules["bnref.doctor._watch"]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    looks = iter([["a"], ["b"], ["a"], ["a"], ["a"], ["b", "c"]])
+
+    def look(*arguments, **options):
+        evidence = f"after {now[0]} s"
+        found = [
+            doctor.Finding(each, each, 1, ("norm",), evidence, "fix", "") for each in next(looks)
+        ]
+        return doctor.Report(found, [], {}, [], {}, 1, 1)
+
+    monkeypatch.setattr(module, "examine", look)
+    watch, said = doctor.Watch(CLASSES()[0], share=1.0), []
+    watch.on_train_begin()
+    for epoch in range(5):
+        for batch in range(1000):
+            watch.on_train_batch_end(batch)
+        now[0] += 10 * (epoch + 1)
+        with warnings.catch_warnings(record=True) as messages:
+            warnings.simplefilter("always")
+            watch.on_epoch_end(epoch)
+        said.append([str(each.message)[0] for each in messages])
+    assert said == [[], [], [], ["a"], []]
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        watch.on_train_end()
+    assert [str(each.message)[0] for each in messages] == ["b", "c"]
+    assert [each.cause for each in watch.findings] == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("share", [0, 2, True, "3 %"])
 def test_watch_refuses_a_share_that_is_none(share):
     with pytest.raises(ValueError, match="share must be a number above 0, at most 1; received"):
@@ -471,6 +522,23 @@ def test_the_program_ends_with_1_where_something_is_found_and_writes_reports(fil
     assert "population" in (files / "r.html").read_text("utf-8")
     found = json.loads((files / "r.json").read_text("utf-8"))["findings"]
     assert "stale_population" in [each["cause"] for each in found]
+
+
+def test_the_program_hands_on_what_it_is_given(files, monkeypatch):
+    report, given = doctor.examine(small(), CLASSES(), only=["few_steps"]), []
+
+    def look(model, data, validation, **options):
+        given.append((data, validation, options))
+        return report
+
+    monkeypatch.setattr(program, "examine", look)
+    arguments = [files / "model.keras", files / "good.npz", "--batch-size", 48]
+    program.main([str(each) for each in [*arguments, "--validation", files / "other.npz"]])
+    (((x, y), (others, _), options),) = given
+    np.testing.assert_array_equal(x, CLASSES()[0])
+    np.testing.assert_array_equal(y, CLASSES()[1])
+    np.testing.assert_array_equal(others, 2 * x + 3)
+    assert options == {"batch_size": 48}
 
 
 @pytest.mark.parametrize(

@@ -145,4 +145,5 @@ def found(model):
 
 wrong, right = found(network("not named")), found(network("named"))
 print("the doctor, of the wrong model:", *wrong)
-assert bool(wrong) == shows and not right
+assert bool(wrong) == shows, "the check fires where training is not named"
+assert not right, "and is silent where it is"

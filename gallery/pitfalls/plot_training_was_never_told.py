@@ -156,5 +156,7 @@ wrong, right = networks["not named"][0], networks["named"][0]
 deaf = model_of(keras, "False", models.perceptron(norm, inputs=(28, 28, 1)))
 deaf(dark_train[:1])
 print("the doctor:", *found(wrong, "never_updated"), *found(deaf, "training_never_passed"))
-assert found(wrong, "never_updated") and found(deaf, "training_never_passed")
-assert not found(right, "never_updated") and not found(right, "training_never_passed")
+assert found(wrong, "never_updated"), "the check fires on statistics that never moved"
+assert found(deaf, "training_never_passed"), "another on a call that drops what it is told"
+assert not found(right, "never_updated"), "the first is silent on the right model"
+assert not found(right, "training_never_passed"), "and so is the other"
