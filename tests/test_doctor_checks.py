@@ -124,6 +124,34 @@ def test_the_effective_number_counts_alike_positions_once():
     assert abs(statistics.effective_count([Call()]) - 500 * 64) < 100
 
 
+@pytest.mark.parametrize("groups, found", [(16, ["small_batches"]), (2, [])])
+@pytest.mark.parametrize("maps", [False, True], ids=["vectors", "maps"])
+def test_a_group_of_the_batch_is_what_must_be_large_enough(groups, found, maps):
+    """32 examples in groups of 2, and of 16."""
+    layers = [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3)]
+    layers += [] if maps else [keras.layers.Flatten()]
+    model = keras.Sequential([*layers, bnref.GhostBatchNorm(groups=groups)])
+    x = np.random.default_rng(0).normal(size=(128, 6, 6, 3)).astype("float32")
+    report = doctor.examine(model, x, only=["small_batches"])
+    assert [each.cause for each in report.findings] == found
+    if found:
+        assert "from 2 examples at a time" in report.findings[0].evidence
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_virtual_batch_of_tensorflow_1_is_what_counts():
+    import tf_keras
+
+    from bnref import norms
+
+    layer = tf_keras.layers.BatchNormalization()
+    layer.virtual_batch_size = 4
+    model = tf_keras.Sequential([tf_keras.Input((3,)), layer])
+    assert norms.find(model)[0].examples_together(32) == 4
+    layer.virtual_batch_size = None
+    assert norms.find(model)[0].examples_together(32) == 32
+
+
 def test_training_true_within_a_model_is_found_though_predict_overrides_it():
     base = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()]

@@ -87,6 +87,10 @@ class TfKerasNorm(KerasNorm):
         """Whether a mask counts, which the fused kernel, that of images, does not know."""
         return not getattr(self.layer, "fused", False)
 
+    def examples_together(self, examples):
+        """A virtual batch, which TensorFlow 1's layer may cut a batch into."""
+        return getattr(self.layer, "virtual_batch_size", None) or examples
+
 
 class BnrefNorm(Norm):
     """A layer of `bnref.layers`, whose hooks say in their docstrings what they answer."""
@@ -113,6 +117,10 @@ class BnrefNorm(Norm):
     def fixed(self):
         """Whether inference is one line a channel, the same for every example."""
         return self.layer._fixed
+
+    def examples_together(self, examples):
+        """A group of the batch, where the layer cuts it into equal ones."""
+        return examples / getattr(self.layer, "groups", 1)
 
     @property
     def whose(self):
