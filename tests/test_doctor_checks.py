@@ -193,6 +193,52 @@ def sound_on_replicas():
     return found
 
 
+class Unnamed(keras.Model):
+    """Does not name ``training``; its norm may say it by itself."""
+
+    def __init__(self, **said):
+        super().__init__()
+        self.dense, self.norm = keras.layers.Dense(4), keras.layers.BatchNormalization(momentum=0.5)
+        self.said = said
+
+    def call(self, x):
+        return self.norm(self.dense(x), **self.said)
+
+
+class UnnamedWithItsOwnStep(Unnamed):
+    """Is trained by a step that says it."""
+
+    def train_step(self, data):
+        self(data[0], training=True)
+        return {"loss": 0.0}
+
+
+def of_unnamed(model, x, compiled=True):
+    """What is said of its norm before it is trained, and whether ``fit`` moves the population."""
+    model(x)
+    if compiled:
+        model.compile("sgd", "mse")
+    report = doctor.examine(model, x, only=["training_never_passed"])
+    if compiled:
+        model.fit(x, x, epochs=1, verbose=0)
+    moved = bool(np.any(model.norm.moving_mean.numpy()))
+    return [each.cause for each in report.findings], list(report.undecided), moved
+
+
+def test_fit_says_nothing_to_a_model_whose_call_does_not_name_training():
+    """What is found is what ``fit`` does; ``model(x, training=True)`` would reach the norm."""
+    x = np.random.default_rng(0).normal(3, 2, size=(64, 4)).astype("float32")
+    cause = "training_never_passed"
+    assert of_unnamed(Unnamed(), x) == ([cause], [], False)
+    assert of_unnamed(Unnamed(training=True), x) == ([], [], True)
+    assert of_unnamed(UnnamedWithItsOwnStep(), x) == ([], [], True)
+    assert of_unnamed(Unnamed(), x, compiled=False) == ([], [cause], False)
+    model = Unnamed()
+    model(x, training=True)
+    model.norm.moving_mean.assign([1, 2, 3, 4])  # as an own loop would have left it
+    assert of_unnamed(model, x)[:2] == ([], [])
+
+
 class Columns(keras.Model):
     """A subclass that normalizes the columns of its images, where ``axis`` says so."""
 
