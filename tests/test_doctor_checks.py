@@ -10,7 +10,7 @@ import bnref
 from bnref import devices, doctor
 from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._whose_size import empty_replicas
-from bnref_gallery.sick_models import FAULTS, FOUND_BY
+from bnref_gallery.sick_models import FAULTS, FOUND_BY, _networks
 
 pytestmark = pytest.mark.slow
 
@@ -165,10 +165,35 @@ def test_training_true_within_a_model_is_found_though_predict_overrides_it():
 
 
 def test_an_epsilon_is_named_by_the_most_usual_framework_that_fits():
-    """1e-6 fits the training data a little better than the 1e-5 that they were trained with."""
-    sick, _ = FAULTS["epsilon_of_another_framework"]()
-    report = doctor.examine(*sick, only=["epsilon_of_another_framework"])
-    assert "PyTorch" in report.findings[0].evidence
+    """1e-6 fits nearly as well as the 1e-5 of their training; and no targets are needed."""
+    (model, (x, y)), _ = FAULTS["epsilon_of_another_framework"]()
+    for data in ((x, y), x):
+        report = doctor.examine(model, data, only=["epsilon_of_another_framework"])
+        assert "PyTorch" in report.findings[0].evidence
+        assert "32 channels would be scaled otherwise" in report.findings[0].evidence
+
+
+@pytest.mark.parametrize("scale, epsilon, epochs", [(0.01, 1e-3, 3), (0.1, 0.1, 3), (3e-3, 0.5, 1)])
+def test_a_model_that_was_trained_briefly_with_its_own_epsilon_is_not_accused(
+    scale, epsilon, epochs
+):
+    """Its loss would be lower by a third with a smaller ε, as that of any would."""
+    x, y = _networks.classes(scale=scale)
+    model = _networks.dense(epsilon=epsilon)
+    _networks.fitted(model, x - x.mean(0), y, epochs=epochs)
+    report = doctor.examine(model, (x - x.mean(0), y), only=["epsilon_of_another_framework"])
+    assert not report.findings
+
+
+def test_an_epsilon_that_no_later_norm_remembers_is_left_undecided_with_numbers():
+    """√((1e-4 + 1e-3)/(1e-4 + 1e-6)) = 3.3, by the smallest of the frameworks'."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+    model.layers[0].moving_variance.assign([1e-4, 1.0, 1e-4])
+    model.layers[0].moving_mean.assign([1.0, 2.0, 3.0])
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
+    reason = doctor.examine(model, x, only=["epsilon_of_another_framework"]).undecided
+    said = reason["epsilon_of_another_framework"]
+    assert "2 channels would be scaled otherwise, up to 3.3 times" in said
 
 
 @pytest.mark.filterwarnings("ignore:layer .*mask is passed on")
