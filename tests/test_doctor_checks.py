@@ -124,18 +124,23 @@ def test_the_effective_number_counts_alike_positions_once():
     assert abs(statistics.effective_count([Call()]) - 500 * 64) < 100
 
 
-@pytest.mark.parametrize("groups, found", [(16, ["small_batches"]), (2, [])])
-@pytest.mark.parametrize("maps", [False, True], ids=["vectors", "maps"])
-def test_a_group_of_the_batch_is_what_must_be_large_enough(groups, found, maps):
-    """32 examples in groups of 2, and of 16."""
+SMALL = ["small_batches"]
+
+
+@pytest.mark.parametrize(
+    "together, maps, found",
+    [(2, False, SMALL), (2, True, SMALL), (4, False, SMALL), (4, True, []), (16, True, [])],
+)
+def test_a_group_of_the_batch_is_what_must_be_large_enough(together, maps, found):
+    """32 examples in groups of 2 to 16; four maps of noise are worth more than four vectors."""
     layers = [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3)]
     layers += [] if maps else [keras.layers.Flatten()]
-    model = keras.Sequential([*layers, bnref.GhostBatchNorm(groups=groups)])
+    model = keras.Sequential([*layers, bnref.GhostBatchNorm(groups=32 // together)])
     x = np.random.default_rng(0).normal(size=(128, 6, 6, 3)).astype("float32")
     report = doctor.examine(model, x, only=["small_batches"])
     assert [each.cause for each in report.findings] == found
     if found:
-        assert "from 2 examples at a time" in report.findings[0].evidence
+        assert f"from {together} examples at a time" in report.findings[0].evidence
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
