@@ -10,7 +10,7 @@ import bnref
 from bnref import devices, doctor
 from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._whose_size import empty_replicas
-from bnref_gallery.sick_models import FAULTS, FOUND_BY
+from bnref_gallery.sick_models import FAULTS, FOUND_BY, _networks
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +124,39 @@ def test_the_effective_number_counts_alike_positions_once():
     assert abs(statistics.effective_count([Call()]) - 500 * 64) < 100
 
 
+SMALL = ["small_batches"]
+
+
+@pytest.mark.parametrize(
+    "together, maps, found",
+    [(2, False, SMALL), (2, True, SMALL), (4, False, SMALL), (4, True, []), (16, True, [])],
+)
+def test_a_group_of_the_batch_is_what_must_be_large_enough(together, maps, found):
+    """32 examples in groups of 2 to 16; four maps of noise are worth more than four vectors."""
+    layers = [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3)]
+    layers += [] if maps else [keras.layers.Flatten()]
+    model = keras.Sequential([*layers, bnref.GhostBatchNorm(groups=32 // together)])
+    x = np.random.default_rng(0).normal(size=(128, 6, 6, 3)).astype("float32")
+    report = doctor.examine(model, x, only=["small_batches"])
+    assert [each.cause for each in report.findings] == found
+    if found:
+        assert f"from {together} examples at a time" in report.findings[0].evidence
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_virtual_batch_of_tensorflow_1_is_what_counts():
+    import tf_keras
+
+    from bnref import norms
+
+    layer = tf_keras.layers.BatchNormalization()
+    layer.virtual_batch_size = 4
+    model = tf_keras.Sequential([tf_keras.Input((3,)), layer])
+    assert norms.find(model)[0].examples_together(32) == 4
+    layer.virtual_batch_size = None
+    assert norms.find(model)[0].examples_together(32) == 32
+
+
 def test_training_true_within_a_model_is_found_though_predict_overrides_it():
     base = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()]
@@ -137,10 +170,35 @@ def test_training_true_within_a_model_is_found_though_predict_overrides_it():
 
 
 def test_an_epsilon_is_named_by_the_most_usual_framework_that_fits():
-    """1e-6 fits the training data a little better than the 1e-5 that they were trained with."""
-    sick, _ = FAULTS["epsilon_of_another_framework"]()
-    report = doctor.examine(*sick, only=["epsilon_of_another_framework"])
-    assert "PyTorch" in report.findings[0].evidence
+    """1e-6 fits nearly as well as the 1e-5 of their training; and no targets are needed."""
+    (model, (x, y)), _ = FAULTS["epsilon_of_another_framework"]()
+    for data in ((x, y), x):
+        report = doctor.examine(model, data, only=["epsilon_of_another_framework"])
+        assert "PyTorch" in report.findings[0].evidence
+        assert "32 channels would be scaled otherwise" in report.findings[0].evidence
+
+
+@pytest.mark.parametrize("scale, epsilon, epochs", [(0.01, 1e-3, 3), (0.1, 0.1, 3), (3e-3, 0.5, 1)])
+def test_a_model_that_was_trained_briefly_with_its_own_epsilon_is_not_accused(
+    scale, epsilon, epochs
+):
+    """Its loss would be lower by a third with a smaller ε, as that of any would."""
+    x, y = _networks.classes(scale=scale)
+    model = _networks.dense(epsilon=epsilon)
+    _networks.fitted(model, x - x.mean(0), y, epochs=epochs)
+    report = doctor.examine(model, (x - x.mean(0), y), only=["epsilon_of_another_framework"])
+    assert not report.findings
+
+
+def test_an_epsilon_that_no_later_norm_remembers_is_left_undecided_with_numbers():
+    """√((1e-4 + 1e-3)/(1e-4 + 1e-6)) = 3.3, by the smallest of the frameworks'."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+    model.layers[0].moving_variance.assign([1e-4, 1.0, 1e-4])
+    model.layers[0].moving_mean.assign([1.0, 2.0, 3.0])
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
+    reason = doctor.examine(model, x, only=["epsilon_of_another_framework"]).undecided
+    said = reason["epsilon_of_another_framework"]
+    assert "2 channels would be scaled otherwise, up to 3.3 times" in said
 
 
 @pytest.mark.filterwarnings("ignore:layer .*mask is passed on")
@@ -163,6 +221,52 @@ def sound_on_replicas():
         report = doctor.examine(model, x, only=[cause])
         found.append([each.cause for each in report.findings])
     return found
+
+
+class Unnamed(keras.Model):
+    """Does not name ``training``; its norm may say it by itself."""
+
+    def __init__(self, **said):
+        super().__init__()
+        self.dense, self.norm = keras.layers.Dense(4), keras.layers.BatchNormalization(momentum=0.5)
+        self.said = said
+
+    def call(self, x):
+        return self.norm(self.dense(x), **self.said)
+
+
+class UnnamedWithItsOwnStep(Unnamed):
+    """Is trained by a step that says it."""
+
+    def train_step(self, data):
+        self(data[0], training=True)
+        return {"loss": 0.0}
+
+
+def of_unnamed(model, x, compiled=True):
+    """What is said of its norm before it is trained, and whether ``fit`` moves the population."""
+    model(x)
+    if compiled:
+        model.compile("sgd", "mse")
+    report = doctor.examine(model, x, only=["training_never_passed"])
+    if compiled:
+        model.fit(x, x, epochs=1, verbose=0)
+    moved = bool(np.any(model.norm.moving_mean.numpy()))
+    return [each.cause for each in report.findings], list(report.undecided), moved
+
+
+def test_fit_says_nothing_to_a_model_whose_call_does_not_name_training():
+    """What is found is what ``fit`` does; ``model(x, training=True)`` would reach the norm."""
+    x = np.random.default_rng(0).normal(3, 2, size=(64, 4)).astype("float32")
+    cause = "training_never_passed"
+    assert of_unnamed(Unnamed(), x) == ([cause], [], False)
+    assert of_unnamed(Unnamed(training=True), x) == ([], [], True)
+    assert of_unnamed(UnnamedWithItsOwnStep(), x) == ([], [], True)
+    assert of_unnamed(Unnamed(), x, compiled=False) == ([], [cause], False)
+    model = Unnamed()
+    model(x, training=True)
+    model.norm.moving_mean.assign([1, 2, 3, 4])  # as an own loop would have left it
+    assert of_unnamed(model, x)[:2] == ([], [])
 
 
 class Columns(keras.Model):

@@ -201,7 +201,7 @@ MAY_IMPORT = {
     "doctor._report": {"doctor._html", "doctor.checks._channels", "doctor.checks._check"},
     "doctor._saving": {"norms", "norms._libraries"},
     "doctor._seen": {"norms"},
-    "doctor._structure": {"norms", "norms._finding"},
+    "doctor._structure": {"norms", "norms._finding", "norms._libraries"},
     "doctor._tracing": {"norms._calling"},
     "doctor._watch": {"doctor._batches", "doctor._examine", "doctor._report"},
     "doctor.checks._channels": set(),

@@ -136,15 +136,14 @@ class Modes(Structure):
             return None
         return passed(self._in_training, batches, self.loss, self._start.restore)
 
-    def loss_with_epsilon(self, changed: list[Norm], epsilon: float) -> float:
-        """The loss of some batches at inference if these norms had another ε."""
+    def with_epsilon(self, changed: list[Norm], epsilon: float) -> Pass:
+        """Some batches in training mode, if these norms had another ε."""
         before = [norm.layer.epsilon for norm in changed]
         try:
             for norm in changed:
                 norm.layer.epsilon = epsilon
-            passing = self._passing([], training=False)
-            seen = passed(passing, self.batches[:FEW], self.loss, self._start.restore)
+            passing = self._passing(self.norms, training=True)
+            return passed(passing, self.batches[:FEW], None, self._start.restore)
         finally:
             for norm, value in zip(changed, before, strict=True):
                 norm.layer.epsilon = value
-        return float(seen.loss)  # type: ignore[arg-type]

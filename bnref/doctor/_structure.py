@@ -7,6 +7,7 @@ import numpy as np
 
 from bnref.norms import Norm, find
 from bnref.norms._finding import walk
+from bnref.norms._libraries import fit_says_training
 
 
 class Structure:
@@ -28,6 +29,11 @@ class Structure:
     def optimizer(self) -> Any:
         """The model's, or None where it is not compiled."""
         return getattr(self.model, "optimizer", None)
+
+    @property
+    def fit_says_training(self) -> bool:
+        """Whether ``fit``, if it trains the model, tells it so."""
+        return fit_says_training(self.model)
 
     @cached_property
     def steps(self) -> int | None:

@@ -87,6 +87,10 @@ class TfKerasNorm(KerasNorm):
         """Whether a mask counts, which the fused kernel, that of images, does not know."""
         return not getattr(self.layer, "fused", False)
 
+    def examples_together(self, examples):
+        """A virtual batch, which TensorFlow 1's layer may cut a batch into."""
+        return getattr(self.layer, "virtual_batch_size", None) or examples
+
 
 class BnrefNorm(Norm):
     """A layer of `bnref.layers`, whose hooks say in their docstrings what they answer."""
@@ -113,6 +117,10 @@ class BnrefNorm(Norm):
     def fixed(self):
         """Whether inference is one line a channel, the same for every example."""
         return self.layer._fixed
+
+    def examples_together(self, examples):
+        """A group of the batch, where the layer cuts it into equal ones."""
+        return examples / getattr(self.layer, "groups", 1)
 
     @property
     def whose(self):
@@ -181,3 +189,16 @@ def library_of(model: Any) -> ModuleType:
         if package in ("keras", "tf_keras"):
             return sys.modules[package]
     raise ValueError(f"model must be a Keras model; received {type(model).__name__}")
+
+
+def fit_says_training(model: Any) -> bool:
+    """Whether ``fit`` calls the model with ``training=True``.
+
+    Keras 3 does so where the model's ``call`` names ``training``; elsewhere it calls ``model(x)``,
+    and every layer within takes that for inference. tf_keras says it always; and a ``train_step``
+    that was written for the model is taken to say it, as ``model(x, training=True)``.
+    """
+    step = getattr(model, "train_step", None)
+    if getattr(step, "__func__", None) is not library_of(model).Model.train_step:
+        return True
+    return bool(getattr(model, "_call_has_training_arg", True))

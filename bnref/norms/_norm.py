@@ -102,6 +102,10 @@ class Norm:
             return axis
         return -1 if axis % ndim == ndim - 1 else axis % ndim
 
+    def examples_together(self, examples: float) -> float:
+        """How many of a replica's examples make one set of statistics: all, if it has no groups."""
+        return examples
+
     def moments(self, x: tf.Tensor, mask: tf.Tensor | None = None) -> functional.Moments:
         """Mean and biased variance of each channel of ``x``, over what ``mask`` selects."""
         x = tf.convert_to_tensor(x)

@@ -49,12 +49,12 @@ _ORDER = [
     _whose_size.small_batches,
     _whose_batch.batch_gives_the_answer,
     _remembered_for.trembling_average,
+    _used_for.gamma_vanishes,
     _remembered.stale_population,
     _saved.saved_model_differs,
     _whose_size.empty_replica,
     _whose_size.last_batch_of_one,
     _used_for.bias_without_effect,
-    _used_for.gamma_vanishes,
     _used_for.dead_channels,
     _whose_batch.validation_of_another_kind,
 ]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bnref.doctor.checks import _statistics as statistics
-from bnref.doctor.checks._check import Found, check, paths
+from bnref.doctor.checks._check import Found, Undecided, check, paths
 from bnref.doctor.checks._start import at_start
 
 
@@ -15,10 +15,14 @@ from bnref.doctor.checks._start import at_start
 def training_never_passed(case):
     """The norms are never told that this is training, so that they normalize by 0 and 1.
 
-    Called with ``training=True``, a norm that is trained sees no training, and its population is
-    still 0 and 1: a pretrained base that is frozen so on purpose has another one.
+    Called as training calls the model, a norm that is trained sees no training, and its population
+    is still 0 and 1: a pretrained base that is frozen so on purpose has another one. Keras 3's
+    ``fit`` says nothing to a model whose ``call`` does not name ``training``, where
+    ``model(x, training=True)`` is heard by every layer within; where the model is not compiled, it
+    is not known who will train it.
     """
-    told = case.training.told_training
+    by_fit = not case.fit_says_training
+    told = (case.untold[0] if by_fit else case.training).told_training
     deaf = [
         norm
         for norm in case.norms
@@ -30,9 +34,12 @@ def training_never_passed(case):
     ]
     if not deaf:
         return None
+    if by_fit and case.optimizer is None:
+        return Undecided("call does not name training: fit would say nothing, an own loop may")
+    said = "model(x), as fit calls it where call does not name training,"
     evidence = (
-        f"model(x, training=True) reaches {statistics.many(len(deaf), 'norm')} as "
-        "training=False, and the population is 0 and 1"
+        f"{said if by_fit else 'model(x, training=True)'} reaches "
+        f"{statistics.many(len(deaf), 'norm')} as training=False, and the population is 0 and 1"
     )
     fix = (
         "def call(self, x, training=None):  # name it, and pass it on\n"

@@ -37,7 +37,7 @@ def one_value_a_channel(case):
     unless=["one_value_a_channel"],
 )
 def small_batches(case):
-    """A replica's batch is so small that its statistics are noise.
+    """A replica's batch, or a group of it, is so small that its statistics are noise.
 
     Statistics of N independent values scatter so that training differs from inference by √(3/2N) of
     a deviation: 0.43 at N = 8. N is the number of values that the batch is worth: the positions of
@@ -48,20 +48,20 @@ def small_batches(case):
     small = {}
     for norm in case.followers:
         calls = case.training.of(norm)
+        examples = len(calls[0].means)
         replicas = 1 if norm.synchronized else case.replicas
-        share = len(calls[0].means) / replicas
-        if share < 16:
-            count = statistics.effective_count(calls) / replicas
-            if count < 8 or share < 4:
-                small[norm] = count
+        together = norm.examples_together(examples / replicas)
+        if together < 16:
+            count = statistics.effective_count(calls) * together / examples
+            if count < 8 or together < 4:
+                small[norm] = count, together
     if not small:
         return None
-    worst = min(small.values())
-    examples = case.batches[0].size / case.replicas
+    count, together = min(small.values())
     evidence = (
-        f"a replica has {examples:.3g} examples a batch, worth {worst:.2g} independent values "
-        f"where it is worst: a gap of √(3/2N) = {np.sqrt(1.5 / worst):.2f} deviations between "
-        "training and inference"
+        f"statistics are taken from {together:.3g} examples at a time, worth {count:.2g} "
+        f"independent values where it is worst: a gap of √(3/2N) = {np.sqrt(1.5 / count):.2f} "
+        "deviations between training and inference"
     )
     fix = (
         "norm = keras.layers.BatchNormalization(synchronized=True)  # on several replicas; or\n"
