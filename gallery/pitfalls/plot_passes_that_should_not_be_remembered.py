@@ -9,14 +9,16 @@ pass is not remembered. A second pass over the same batch, as in SAM or in activ
 costs **less than 2 points**: the average only forgets faster, by ρ² in place of ρ.
 
 .. symptom:: validation far worse than training
-   :doctor: stale_population
    :cause: passes over other data in training mode, such as for pseudo-labels, are remembered
    :check: the number of passes that a step remembers, as the page counts it, is 1
+   :likelihood: sometimes
+   :question: 2
 
 .. symptom:: test accuracy near chance
-   :doctor: stale_population
    :cause: each step passes unlabelled data of another scale through the model in training mode
    :check: the number of passes that a step remembers, as the page counts it, is 1
+   :likelihood: seldom
+   :question: 2
 
 .. symptom:: statistics change when they should not
    :cause: a validation loss, SAM or activation checkpointing is one more update in training mode

@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 import bnref
+from bnref import doctor
 from bnref_gallery import scale
 
 N, WIDTH, STEPS = 32, 64, 150
@@ -110,8 +111,35 @@ plt.show()
 # He et al. 2020 (MoCo, arXiv 1911.05722) shuffle the keys; there they wait in a queue, and a
 # synchronized batch would still mark its own: `facebookresearch/moco#46
 # <https://github.com/facebookresearch/moco/issues/46>`_. Where all candidates are in one batch,
-# synchronize (:class:`bnref.layers.SyncBatchNorm`). To check your own model, train it on noise.
-#
+# synchronize (:class:`bnref.layers.SyncBatchNorm`). To check your own model, train it on noise. Or,
+# of a model that gives a loss for each example, call
+# ``bnref.doctor.examine(model, data, only=["batch_gives_the_answer"])``, which regroups the batches.
+# Here it is asked of a classifier of large and small examples: where each batch has a scale of its
+# own, so that only its deviation tells which are the large ones; and where each example has one.
+
+
+def classified(scale_of):
+    """A model that has learnt it, and its data, in batches of 16."""
+    random = np.random.default_rng(0)
+    y = np.tile([0, 1], (64, 8))
+    scales = np.exp(random.normal(size=(64, 1) if scale_of == "batch" else (64, 16)))
+    x = np.where(y == 1, 1.3, 0.7) * scales * random.choice([-1, 1], size=y.shape)
+    x, y = np.repeat(x.reshape(-1, 1), 8, axis=1).astype("float32"), y.ravel()
+    norm, hidden = bnref.BatchNorm(momentum=0.9), keras.layers.Dense(32, activation="relu")
+    model = keras.Sequential([keras.Input((8,)), norm, hidden, keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), loss)
+    model.fit(x, y, batch_size=16, epochs=15, shuffle=False, verbose=0)
+    return model, (x, y)
+
+
+def found(scale_of):
+    only = ["batch_gives_the_answer"]
+    report = doctor.examine(*classified(scale_of), batch_size=16, only=only)
+    return [finding.evidence for finding in report.findings]
+
+
+# %%
 # Conclusion
 # ----------
 
@@ -124,3 +152,8 @@ assert max(abs(shuffled).max(), abs(together).max()) < 0.05, "nothing is learnt"
 assert 0.1 < two.mean() < 0.9 and abs(four).max() < 0.1
 query, key = bnref.BatchNorm(epsilon=1e-9)(np.random.default_rng(0).random((2, 9)), training=True)
 assert float(tf.reduce_max(abs(query + key))) < 1e-3
+
+evidence = found(scale_of="batch")
+print("the doctor, of a scale a batch:", *evidence)
+assert evidence, "the check fires on the wrong model"
+assert not found(scale_of="example"), "and is silent on the right one"
