@@ -114,8 +114,9 @@ plt.show()
 # synchronize (:class:`bnref.layers.SyncBatchNorm`). To check your own model, train it on noise. Or,
 # of a model that gives a loss for each example, call
 # ``bnref.doctor.examine(model, data, only=["batch_gives_the_answer"])``, which regroups
-# the batches. Here it is asked of a classifier of large and small examples: where each batch has a scale of its
-# own, so that only its deviation tells which are the large ones; and where each example has one.
+# the batches. Here it is asked of a classifier of large and small examples: where each batch has a
+# scale of its own, so that only its deviation tells which are the large ones; and where each
+# example has one.
 
 
 def classified(scale_of):
