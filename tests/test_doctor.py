@@ -396,6 +396,14 @@ def test_what_is_written_in_html_is_text_and_no_markup():
     x, y = CLASSES()
     model = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization(name="<b>x")])
     assert "<b>x" not in doctor.examine(model, x).to_html()
+    report = doctor.examine(model, x, only=["few_steps"])
+    finding = doctor.Finding("<b>1", "<b>2", 1, ("<b>3",), "<b>4", "<b>5", "<b>6")
+    full = dataclasses.replace(
+        report, findings=[finding], looked_at=["<b>7"], undecided={"<b>8": "<b>9"}
+    )
+    page = full.to_html()
+    assert "<b>" not in page
+    assert all(f"&lt;b&gt;{number}" in page for number in range(2, 10))
 
 
 # While fit runs.

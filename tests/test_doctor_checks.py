@@ -201,6 +201,15 @@ def test_an_epsilon_that_no_later_norm_remembers_is_left_undecided_with_numbers(
     assert "2 channels would be scaled otherwise, up to 3.3 times" in said
 
 
+@pytest.mark.parametrize("size, found", [(8, ["accumulated_gradients"]), (16, []), (64, [])])
+def test_accumulating_over_batches_that_are_large_enough_is_sound(size, found):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), "mse")
+    x = np.random.default_rng(0).normal(size=(256, 4)).astype("float32")
+    report = doctor.examine(model, x, batch_size=size, only=["accumulated_gradients"])
+    assert [each.cause for each in report.findings] == found
+
+
 @pytest.mark.filterwarnings("ignore:layer .*mask is passed on")
 def test_what_stands_an_empty_replica_or_a_mask_is_not_called_ill():
     assert result_in_new_process(sound_on_replicas) == [[], []]
