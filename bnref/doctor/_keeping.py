@@ -1,12 +1,13 @@
 """A model that comes back as it was: variables, those of the optimizer, the state of randomness."""
 
 import contextlib
-import random
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from bnref.doctor._randomness import randomness_kept
 
 
 @contextlib.contextmanager
@@ -19,19 +20,13 @@ def kept(model: Any) -> Iterator[None]:
     saved = [
         (each, each.read_value()) for variable in _variables(model) for each in parts(variable)
     ]
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    eager = _eager_generator()
-    eager_state = None if eager is None else eager.getstate()
     try:
-        yield
+        with randomness_kept():
+            yield
     finally:
         for variable, value in saved:
             if not same(variable.numpy(), value.numpy()):
                 variable.assign(value)
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-        if eager_state is not None:
-            eager.setstate(eager_state)
 
 
 def _variables(model):
@@ -54,15 +49,6 @@ def parts(variable: Any) -> list:
 def same(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays are equal, NaN to NaN."""
     return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-
-
-def _eager_generator():
-    """What numbers TensorFlow's own random operations in eager mode, after a seed was set."""
-    with contextlib.suppress(ImportError, AttributeError):
-        from tensorflow.python.eager import context
-
-        return context.context()._rng
-    return None
 
 
 class Start:
