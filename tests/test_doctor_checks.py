@@ -9,8 +9,9 @@ from helpers import result_in_new_process, strategy_of
 import bnref
 from bnref import devices, doctor
 from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._remembered_for import most_usual
 from bnref.doctor.checks._whose_size import empty_replicas
-from bnref_gallery.sick_models import FAULTS, FOUND_BY, _networks
+from bnref_gallery.sick_models import FAULTS, _networks, cause_of
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ ON_REPLICAS = ["replicas_differ", "empty_replica", "mask_unsynchronizes"]
 def test_a_planted_fault_is_named_first_and_its_twin_is_clean(fault):
     found = result_in_new_process(causes, fault) if fault in ON_REPLICAS else causes(fault)
     sick, healthy = found
-    assert sick[0] == FOUND_BY.get(fault, fault)
+    assert sick[0] == cause_of(fault)
     assert healthy == []
 
 
@@ -176,6 +177,11 @@ def test_an_epsilon_is_named_by_the_most_usual_framework_that_fits():
         report = doctor.examine(model, data, only=["epsilon_of_another_framework"])
         assert "PyTorch" in report.findings[0].evidence
         assert "32 channels would be scaled otherwise" in report.findings[0].evidence
+
+
+def test_of_epsilons_that_fit_alike_the_most_usual_is_named():
+    assert most_usual({0.1: 2.5, 1e-3: 2.1, 1e-5: 0.04, 1e-4: 0.5, 1e-6: 0.02}) == 1e-5
+    assert most_usual({0.1: 2.5, 1e-3: 2.1, 1e-5: 0.08, 1e-4: 0.5, 1e-6: 0.02}) == 1e-6
 
 
 @pytest.mark.parametrize("scale, epsilon, epochs", [(0.01, 1e-3, 3), (0.1, 0.1, 3), (3e-3, 0.5, 1)])

@@ -13,7 +13,7 @@ import keras
 
 from bnref import devices, doctor
 from bnref_gallery import records
-from bnref_gallery.sick_models import FAULTS, FOUND_BY, HEALTHY
+from bnref_gallery.sick_models import FAULTS, HEALTHY, cause_of
 
 COLUMNS = ("model", "kind", "planted", "found", "layers", "batches")
 
@@ -36,7 +36,7 @@ def run(model, kind):
     options = {"batch_size": more[1]} if len(more) > 1 else {}
     report = doctor.examine(network, data, *more[:1], **options)
     names = " ".join(finding.cause for finding in report.findings) or "none"
-    planted = FOUND_BY.get(model, model) if kind == "sick" else "none"
+    planted = cause_of(model) if kind == "sick" else "none"
     row = (model, kind, planted, names, len(report.norms), report.batches)
     return [dict(zip(COLUMNS, row, strict=True))]
 

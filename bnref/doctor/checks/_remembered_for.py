@@ -163,10 +163,9 @@ def epsilon_of_another_framework(case):
     if not later:
         return Undecided(f"{words}, and no later norm remembers which it was") if channels else None
     off = {each: _off(later, found) for each, found in variances.items()}
-    least = min(off.values())
-    if not (off[own] > 0.2 and least < 0.1):
+    if not (off[own] > 0.2 and min(off.values()) < 0.1):
         return None
-    best = next(each for each in FRAMEWORKS if off[each] <= least + 0.05)
+    best = most_usual(off)
     evidence = (
         f"{words}; the variances that later norms remember are {np.exp(off[own]):.2g} times off "
         f"with it, and {np.exp(off[best]):.2g} times with {best:g}, {FRAMEWORKS[best]}'s"
@@ -174,6 +173,12 @@ def epsilon_of_another_framework(case):
     return Found(
         paths(small), evidence, f"norm = keras.layers.BatchNormalization(epsilon={best:g})"
     )
+
+
+def most_usual(off):
+    """Of the frameworks' ε that fit as well as any, to a twentieth, the most usual."""
+    least = min(off.values())
+    return next(each for each in FRAMEWORKS if off[each] <= least + 0.05)
 
 
 def _variances(case, changed, epsilon):

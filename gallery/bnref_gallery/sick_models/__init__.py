@@ -2,14 +2,14 @@
 
 ``FAULTS["dropout_before"]()`` trains both in a second or two and returns ``(sick, healthy)``, each
 a tuple of arguments of `bnref.doctor.examine`: model, data, and where it matters validation data
-and the size of a batch. The name is that of the check that has to find it, or `FOUND_BY` has that.
+and the size of a batch. The name is that of the check that has to find it, or `cause_of` has that.
 """
 
 from collections.abc import Callable
 
 from bnref_gallery.sick_models import _healthy, _remembered, _replicas, _used, _values, _whose
 
-__all__ = ["FAULTS", "FOUND_BY", "HEALTHY"]
+__all__ = ["FAULTS", "HEALTHY", "cause_of"]
 
 _ALL = [
     _whose.one_value_a_channel,
@@ -55,7 +55,7 @@ _ALL = [
 ]
 FAULTS: dict[str, Callable[[], tuple]] = {each.__name__: each for each in _ALL}
 # Faults that show another side of a cause that has one already.
-FOUND_BY = {
+_FOUND_BY = {
     "always_the_batchs": "training_at_inference",
     "counts_in_a_variable_that_is_not_saved": "saved_model_differs",
 }
@@ -74,3 +74,8 @@ _WELL = [
     _healthy.densenet121,
 ]
 HEALTHY: dict[str, Callable[[], tuple]] = {each.__name__: each for each in _WELL}
+
+
+def cause_of(fault: str) -> str:
+    """The check that has to find a fault."""
+    return _FOUND_BY.get(fault, fault)
