@@ -19,6 +19,10 @@ good as the original.
    :check: after loading, ``[norm.path for norm in bnref.norms.find(model) if not
            np.any(norm.mean)]`` is not empty
 
+.. symptom:: the saved model predicts differently
+   :doctor: saved_model_differs
+   :check: ``np.array_equal(model.predict(x), keras.models.load_model("model.keras").predict(x))``
+
 .. symptom:: an error message
    :cause: "uninitialized value" of a moving mean: TensorFlow 1 saved the trainable variables only
    :check: ``tf.train.list_variables(checkpoint)`` does not name it
@@ -123,7 +127,9 @@ plt.show()
 
 # %%
 # To check your own model, compare predictions before saving and after loading, or call
-# ``bnref.doctor.examine(loaded, data, only=["never_updated"])``. The fix is the line marked
+# ``bnref.doctor.examine(loaded, data, only=["never_updated"])``; with ``"saved_model_differs"`` it
+# saves and loads the model itself, and finds what a layer of your own keeps for itself, like the
+# one at the end, whose ε is in no file. The fix is the line marked
 # ``# right``, or ``model.save``; in TensorFlow 1 ``Saver()`` without an argument. Met in
 # `tinghuiz/SfMLearner#17 <https://github.com/tinghuiz/SfMLearner/issues/17>`_ (the error), and in
 # PyTorch: in `DLR-RM/stable-baselines3#996
@@ -140,12 +146,39 @@ for each in (today, once):
 assert np.abs(today[:, 3] - today[:, 0]).max() < 0.04 and once[:, 3].all()
 
 
-def found(copy):
-    report = doctor.examine(copy, (x[:128], y[:128]), only=["never_updated"])
+def found(model, cause):
+    report = doctor.examine(model, (x[:128], y[:128]), only=[cause])
     return [finding.evidence for finding in report.findings]
 
 
 wrong, right = copies(networks[0])
-print("the doctor, of the wrong copy:", *found(wrong))
-assert found(wrong), "the check fires on the wrong copy"
-assert not found(right), "and is silent on the right one"
+evidence = found(wrong, "never_updated")
+print("the doctor, of the wrong copy:", *evidence)
+assert evidence, "the check fires on the wrong copy"
+assert not found(right, "never_updated"), "and is silent on the right one"
+
+
+@keras.saving.register_keras_serializable("wrong")
+class Forgetful(keras.layers.BatchNormalization):
+    """An ε of its own, which its ``get_config`` says: right; or does not: wrong."""
+
+    def __init__(self, own_epsilon=1e-3, told=False, **options):
+        super().__init__(**{**options, "epsilon": own_epsilon})
+        self.told = told
+
+    def get_config(self):
+        told = {"own_epsilon": self.epsilon, "told": True} if self.told else {}
+        return {**super().get_config(), **told}
+
+
+for told in (False, True):
+    model = models.perceptron(partial(Forgetful, 0.1, told), inputs=(28, 28, 1), units=(64,))
+    population.recompute(model, [data.x_train[:512]])
+    evidence = found(model, "saved_model_differs")
+    print(
+        "the doctor, of a layer that",
+        "says" if told else "hides",
+        "its ε:",
+        *(evidence or ["nothing"]),
+    )
+    assert bool(evidence) == (not told), "fires where ε is not saved, is silent where it is"
