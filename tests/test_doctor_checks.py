@@ -9,7 +9,7 @@ from helpers import result_in_new_process, strategy_of
 import bnref
 from bnref import devices, doctor
 from bnref.doctor.checks import _statistics as statistics
-from bnref.doctor.checks._remembered_for import most_usual
+from bnref.doctor.checks._epsilon import most_usual
 from bnref.doctor.checks._whose_size import empty_replicas
 from bnref_gallery.sick_models import FAULTS, _networks, cause_of
 

@@ -4,6 +4,7 @@
 """
 
 from bnref.doctor.checks import (
+    _epsilon,
     _remembered,
     _remembered_for,
     _saved,
@@ -42,7 +43,7 @@ _ORDER = [
     _used.training_false_overridden,
     _used.frozen_after_compile,
     _remembered_for.momentum_of_another_framework,
-    _remembered_for.epsilon_of_another_framework,
+    _epsilon.epsilon_of_another_framework,
     _remembered_for.weights_averaged_without_statistics,
     _remembered.few_steps,
     _whose_size.accumulated_gradients,
