@@ -407,7 +407,8 @@ def test_what_is_written_in_html_is_text_and_no_markup():
 # While fit runs.
 
 
-def test_watch_says_a_finding_once_and_leaves_training_as_it_was():
+def test_watch_says_a_finding_once_and_leaves_training_as_it_was(monkeypatch):
+    monkeypatch.setattr(sys.modules["bnref.doctor._watch"], "SHORTEST", 0.0)
     x, y = CLASSES()
     order = np.argsort(y)
     data = x[order], y[order]
@@ -431,12 +432,18 @@ def test_watch_says_a_finding_once_and_leaves_training_as_it_was():
         np.testing.assert_array_equal(first, second)
 
 
-def test_watch_waits_until_training_pays_for_a_look(monkeypatch):
-    """A clock of its own: an epoch takes 10 s and has 500 steps, and a look takes 3 s.
-
-    The first is expected to cost 64 steps, 1.28 s: 3 % of 43 s. The second, 3 s more, comes when
-    6 s are 3 % of training: after 200 s.
-    """
+@pytest.mark.parametrize(
+    "steps, expected",
+    [
+        # 64 steps are 1.28 s, so that 5 s are expected: 3 % of 167 s. The second look, 3 s more,
+        # comes when 6 s are 3 % of training: after 200 s.
+        (500, [0] * 16 + [1] * 3 + [2] * 10 + [3]),
+        # 64 steps are 12.8 s: 3 % of 427 s. It takes 3 s, and so three more follow at once.
+        (50, [0] * 42 + [1, 2, 3, 4, 4, 4, 4, 5]),
+    ],
+)
+def test_watch_waits_until_training_pays_for_a_look(steps, expected, monkeypatch):
+    """A clock of its own: an epoch takes 10 s, and a look 3 s."""
     now, looks = [0.0], []
     module = sys.modules["bnref.doctor._watch"]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
@@ -451,15 +458,15 @@ def test_watch_waits_until_training_pays_for_a_look(monkeypatch):
     watch = doctor.Watch(CLASSES()[0])
     watch.on_train_begin()
     taken = []
-    for epoch in range(30):
-        for batch in range(500):
+    for epoch in range(len(expected)):
+        for batch in range(steps):
             watch.on_train_batch_end(batch)
         now[0] += 10
         watch.on_epoch_end(epoch)
         taken.append(len(looks))
-    assert taken == [0] * 4 + [1] * 15 + [2] * 10 + [3]
+    assert taken == expected
     watch.on_train_end()
-    assert len(looks) == 4
+    assert len(looks) == expected[-1] + 1
 
 
 def test_watch_says_what_two_looks_in_a_row_have_found_and_at_the_end_what_one_has(monkeypatch):

@@ -11,13 +11,15 @@ from bnref.doctor._examine import examine
 from bnref.doctor._report import Finding, Report
 
 STEPS_OF_A_LOOK = 4 * KEPT  # what the first look is expected to cost, in training steps
+SHORTEST = 5.0  # seconds: a look at a small model takes 2 to 5, whose own steps take hardly any
 
 
 class Watch(keras.callbacks.Callback):
     """A Keras callback that examines the model between the epochs of ``fit``.
 
     It costs less than ``share`` of the time of training: it waits for as many epochs as pay for one
-    look; the first is taken to cost what 4 training steps of each of 16 batches do. A cause is said
+    look; the first is taken to cost what 4 training steps of each of 16 batches do, or 5 seconds,
+    if that is more. A cause is said
     as a warning when two looks in a row have found it, and once only; after the last epoch one look
     is enough, and is not counted.
 
@@ -70,7 +72,8 @@ class Watch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Look, if what training has taken so far pays for it."""
         elapsed = time.monotonic() - self._began - self._spent
-        expected = self._cost or elapsed / max(1, self._steps) * STEPS_OF_A_LOOK
+        step = elapsed / max(1, self._steps)
+        expected = self._cost or max(SHORTEST, step * STEPS_OF_A_LOOK)
         if self._spent + expected <= self.share * elapsed:
             self._look(sure=False)
 
