@@ -62,7 +62,7 @@ def examine(
     Notes
     -----
     It costs four passes of the batches in most cases, one more for dropout and for targets, each a
-    third of a training step, and the memory of one model more, for what is put back. The model is
+    third of a training step. What is put back is not copied before it changes; but the model is
     saved to a temporary file and loaded once, which takes the memory of a second one for a moment.
 
     Examples

@@ -19,9 +19,8 @@ class Watch(keras.callbacks.Callback):
 
     It costs less than ``share`` of the time of training: it waits for as many epochs as pay for one
     look; the first is taken to cost what 4 training steps of each of 16 batches do, or 5 seconds,
-    if that is more. A cause is said
-    as a warning when two looks in a row have found it, and once only; after the last epoch one look
-    is enough, and is not counted.
+    if that is more. A cause is said as a warning when two looks in a row have found it, and once
+    only; after the last epoch one look is enough, and is not counted.
 
     Parameters
     ----------
