@@ -115,7 +115,8 @@ def counted():
     """How often each check fired in the recorded models: a sentence for each.
 
     The models that were made to be broken, their twins and other healthy ones, of which no check
-    may accuse any; and those of the pages, which are right or wrong in the page's own cause.
+    may accuse any; and those of the pages, which are right or wrong in the page's own cause. A
+    check that was not asked, because a cause was found that explains its own, counts as fired.
     """
     from bnref_gallery import records
 
@@ -132,7 +133,8 @@ def counted():
         for kind, asked, found in zip(shown["kind"], shown["asked"], shown["found"], strict=True):
             if asked == name:
                 (broken if kind == "sick" else healthy).append(found.split())
-        fired = sum(name in found for found in broken)
+        names = {name, *CHECKS[name].unless}
+        fired = sum(not names.isdisjoint(found) for found in broken)
         silent = sum(name not in found for found in healthy)
         sentences[name] = (
             f"fires on {fired} of {len(broken)} broken models, "
