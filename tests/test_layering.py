@@ -20,6 +20,7 @@ PROPS = Path(bnref_gallery.__file__).parent
 
 # A check reads a case; it knows neither layers nor who asks it.
 CHECKS_MAY_IMPORT = {
+    "doctor.checks._bases",
     "doctor._passes",
     "doctor._saving",
     "doctor.checks",
@@ -200,15 +201,22 @@ MAY_IMPORT = {
         "population._estimators",
     },
     "doctor._randomness": set(),
-    "doctor._report": {"doctor._html", "doctor.checks._channels", "doctor.checks._check"},
+    "doctor._report": {
+        "doctor._html",
+        "doctor.checks._channels",
+        "doctor.checks._check",
+        "doctor.checks._statistics",
+    },
     "doctor._saving": {"norms", "norms._libraries"},
     "doctor._seen": {"norms"},
     "doctor._structure": {"norms", "norms._finding", "norms._libraries"},
     "doctor._tracing": {"norms._calling"},
     "doctor._watch": {"doctor._batches", "doctor._examine", "doctor._report"},
+    "doctor.checks._bases": set(),
     "doctor.checks._channels": set(),
     "doctor.checks._check": set(),
     "doctor.checks._epsilon": CHECKS_MAY_IMPORT,
+    "doctor.checks._frozen": CHECKS_MAY_IMPORT,
     "doctor.checks._remembered": CHECKS_MAY_IMPORT,
     "doctor.checks._remembered_for": CHECKS_MAY_IMPORT,
     "doctor.checks._saved": CHECKS_MAY_IMPORT,

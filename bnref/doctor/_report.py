@@ -11,6 +11,7 @@ import numpy as np
 
 from bnref.doctor.checks._channels import deviation, ratio
 from bnref.doctor.checks._check import QUESTIONS
+from bnref.doctor.checks._statistics import many
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,9 @@ class Report:
     __repr__ = __str__
 
     def _headline(self):
-        found = (
-            f"{_counted(len(self.findings), 'cause')} found" if self.findings else "nothing found"
-        )
-        norms = _counted(len(self.norms), "batch norm")
-        return f"{norms}, {_counted(self.batches, 'batch', 'es')} of {self.batch_size}: {found}"
+        found = f"{many(len(self.findings), 'cause')} found" if self.findings else "nothing found"
+        norms = many(len(self.norms), "batch norm")
+        return f"{norms}, {many(self.batches, 'batch', 'es')} of {self.batch_size}: {found}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as dicts, lists, numbers and strings; what is not finite becomes None."""
@@ -174,10 +173,6 @@ def losses_of(case: Any) -> dict[str, float]:
         for name, each in made.items()
         if each is not None and each.loss is not None
     }
-
-
-def _counted(number, name, ending="s"):
-    return f"{number} {name}{ending if number != 1 else ''}"
 
 
 def _named(layers):

@@ -5,6 +5,7 @@
 
 from bnref.doctor.checks import (
     _epsilon,
+    _frozen,
     _remembered,
     _remembered_for,
     _saved,
@@ -40,8 +41,8 @@ _ORDER = [
     _whose_batch.one_example_rules,
     _used_for.large_mean,
     _used_for.norm_on_logits,
-    _used.training_false_overridden,
-    _used.frozen_after_compile,
+    _frozen.training_false_overridden,
+    _frozen.frozen_after_compile,
     _remembered_for.momentum_of_another_framework,
     _epsilon.epsilon_of_another_framework,
     _remembered_for.weights_averaged_without_statistics,

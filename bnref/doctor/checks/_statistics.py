@@ -143,9 +143,9 @@ def spread_of(momentum: float) -> float:
     return float(np.sqrt((1 - momentum) / (1 + momentum)))
 
 
-def many(count: int, name: str) -> str:
-    """A count with its noun: "1 channel", "2 channels"."""
-    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+def many(count: int, name: str, ending: str = "s") -> str:
+    """A count with its noun: "1 channel", "2 channels", "2 batches" with the ending "es"."""
+    return f"{count} {name}{'' if count == 1 else ending}"
 
 
 def number(value: float) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bnref.doctor.checks import _statistics as statistics
+from bnref.doctor.checks._bases import called_with, within
 from bnref.doctor.checks._check import Found, Undecided, check, paths
 from bnref.doctor.checks._start import at_start
 
@@ -90,7 +91,7 @@ def training_at_inference(case):
 
 def _exported_in_training_mode(case):
     """What is right where training=False is said, and wrong where nothing is, as in an export."""
-    norms = _within(case.untold[0].told_training, _called_with(case, True))
+    norms = within(case.untold[0].told_training, called_with(case, True))
     if not norms:
         return None
     evidence = (
@@ -148,90 +149,3 @@ def moves_at_inference(case):
             fix = "if training:  # around the update, in the layer's call"
             return Found(paths(found), evidence, fix)
     return None
-
-
-@check(
-    3,
-    "gallery/pitfalls/plot_training_false_does_not_freeze",
-    symptoms={
-        "fine-tuned model collapses": "usual",
-        "statistics change when they should not": "often",
-    },
-)
-def training_false_overridden(case):
-    """``training=False`` in a functional model does not freeze a base that is trainable.
-
-    Keras 3: a call that was written as ``base(x, training=False)`` is told ``training=True`` by
-    ``fit``. Only ``trainable = False`` holds its norms.
-    """
-    bases = _called_with(case, False)
-    found = _within(case.followers, bases)
-    if not found:
-        return None
-    base = next(iter(bases))
-    evidence = (
-        f"{base!r} is called with training=False, and in training {len(found)} of its norms are in "
-        "training mode all the same: their population moves"
-    )
-    fix = (
-        "for norm in bnref.norms.find(base):\n"
-        "    norm.layer.trainable = False\n"
-        "model.compile(...)  # once more, so that fit notices"
-    )
-    return Found(paths(found), evidence, fix)
-
-
-def _called_with(case, training):
-    """The layers that a graph of layers calls with this ``training``, by their paths."""
-    return {
-        path: layer
-        for path, layer in case.layers
-        for node in getattr(layer, "_inbound_nodes", ())
-        if getattr(getattr(node, "arguments", None), "kwargs", {}).get("training") is training
-    }
-
-
-def _within(norms, bases):
-    """Those of the norms that are one of these layers, or in one."""
-    return [
-        norm
-        for norm in norms
-        if any(
-            norm.path.startswith(f"{path}/") or norm.layer is layer for path, layer in bases.items()
-        )
-    ]
-
-
-@check(
-    3,
-    "gallery/pitfalls/plot_training_false_does_not_freeze",
-    symptoms={"statistics change when they should not": "sometimes"},
-)
-def frozen_after_compile(case):
-    """What is trained was changed after ``compile``: the step was built for other weights.
-
-    The optimizer's list of variables is compared with the model's.
-    """
-    known = getattr(case.optimizer, "_trainable_variables", None)
-    if not known or not getattr(case.optimizer, "built", False):
-        return None
-    known = {id(each) for each in known}
-    now = {id(each) for each in case.model.trainable_variables}
-    changed = [
-        norm
-        for norm in case.norms
-        if any(
-            id(each) in known and id(each) not in now
-            for each in (norm.gamma, norm.beta)
-            if each is not None
-        )
-    ]
-    if not changed:
-        return None
-    evidence = (
-        f"γ or β of {len(changed)} norms are with the optimizer, and the layers are frozen now: "
-        "fit goes on moving them and the population"
-    )
-    return Found(
-        paths(changed), evidence, "model.compile(...)  # again, after each change of trainable"
-    )
