@@ -8,6 +8,7 @@ from helpers import result_in_new_process, strategy_of
 
 import bnref
 from bnref import devices, doctor
+from bnref.doctor._alikeness import alikeness, by_chance
 from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._epsilon import most_usual
 from bnref.doctor.checks._whose_size import empty_replicas
@@ -66,6 +67,16 @@ def test_one_far_channel_of_many_is_found_and_a_still_one_is_not():
     assert found == [["large_mean"], []]
 
 
+@pytest.mark.parametrize("times, found", [(4, []), (40, ["one_example_rules"])])
+def test_an_example_of_the_tail_is_no_outlier(times, found):
+    """One of 8 has most of the batch's variance at 4 deviations, too, and is no other kind."""
+    x = np.random.default_rng(0).normal(size=(64, 20)).astype("float32")
+    x[3::16] *= times
+    model = keras.Sequential([keras.Input((20,)), keras.layers.BatchNormalization()])
+    report = doctor.examine(model, x, batch_size=8, only=["one_example_rules"])
+    assert [each.cause for each in report.findings] == found
+
+
 @pytest.mark.parametrize("draw", ["normal", "standard_cauchy", "exponential"])
 def test_random_batches_are_never_called_alike(draw):
     """Whatever the distribution, in 40 data sets of 8 batches.
@@ -75,14 +86,14 @@ def test_random_batches_are_never_called_alike(draw):
     random = np.random.default_rng(0)
     for _ in range(40):
         values = getattr(random, draw)(size=(8, 16, 3))
-        assert statistics.alikeness(values) < max(3, 2 * statistics.by_chance(values))
+        assert alikeness(values) < max(3, 2 * by_chance(values))
 
 
 def test_alikeness_is_the_ratio_of_the_analysis_of_variance():
     values = np.random.default_rng(0).normal(size=(5, 7, 2)) + np.arange(5)[:, None, None]
     between = 7 * values.mean(1).var(0, ddof=1)
     within = ((values - values.mean(1, keepdims=True)) ** 2).sum((0, 1)) / (5 * 6)
-    np.testing.assert_allclose(statistics.alikeness(values), np.mean(between / within))
+    np.testing.assert_allclose(alikeness(values), np.mean(between / within))
 
 
 @pytest.mark.parametrize(

@@ -161,8 +161,10 @@ MAY_IMPORT = {
     },
     "devices": {"_checks"},
     "doctor.__main__": {"doctor"},
+    "doctor._alikeness": {"norms"},
     "doctor._batches": {"norms._feeding"},
     "doctor._case": {
+        "doctor._alikeness",
         "doctor._batches",
         "doctor._logits",
         "doctor._modes",
@@ -217,6 +219,7 @@ MAY_IMPORT = {
     "doctor.checks._check": set(),
     "doctor.checks._epsilon": CHECKS_MAY_IMPORT,
     "doctor.checks._frozen": CHECKS_MAY_IMPORT,
+    "doctor.checks._order": CHECKS_MAY_IMPORT,
     "doctor.checks._remembered": CHECKS_MAY_IMPORT,
     "doctor.checks._remembered_for": CHECKS_MAY_IMPORT,
     "doctor.checks._saved": CHECKS_MAY_IMPORT,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bnref.doctor._alikeness import Alike, most_alike
 from bnref.doctor._batches import rows
 from bnref.doctor._logits import norm_on_logits
 from bnref.doctor._modes import Modes
@@ -56,6 +57,12 @@ class Case(Modes):
     def followers(self) -> list[Norm]:
         """Those whose population follows in training, and serves inference."""
         return [n for n in self.served if n.updates and self.training.of(n)[0].training]
+
+    @cached_property
+    def alike(self) -> Alike | None:
+        """The norm whose batches hold the examples that are most alike; None if too few to tell."""
+        calls = {norm: self.inference.of(norm) for norm in self.norms}
+        return most_alike(calls, len(self.batches))
 
     @cached_property
     def _traced(self) -> dict[int, list[Any]]:

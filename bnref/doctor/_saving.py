@@ -13,6 +13,17 @@ import tensorflow as tf
 from bnref.norms import Norm, find
 from bnref.norms._libraries import library_of
 
+# What a norm says of itself, and how a sentence calls it.
+SAVED = {
+    "epsilon": "ε",
+    "momentum": "the momentum",
+    "axis": "the axis",
+    "gamma": "γ",
+    "beta": "β",
+    "mean": "the population's mean",
+    "variance": "the population's variance",
+}
+
 
 class ReloadError(Exception):
     """The model cannot be saved, loaded, or called after that; the message says why."""
@@ -23,15 +34,16 @@ class Reloaded(NamedTuple):
 
     Attributes
     ----------
-    norms : list of Norm
-        Of the loaded model, in the order in which `bnref.norms.find` has them in the first.
+    norms : list of dict
+        The `values_of` each norm of the loaded model, in the order in which `bnref.norms.find` has
+        them in the first. Values, not norms: the loaded model is not kept.
     apart : float
         How far its outputs are from those of the first, see `distance`.
     itself : float
         How far the outputs of the first are from its own, when it is asked once more.
     """
 
-    norms: list[Norm]
+    norms: list[dict[str, np.ndarray]]
     apart: float
     itself: float
 
@@ -55,7 +67,17 @@ def reloaded(model: Any, arguments: tuple) -> Reloaded:
     theirs = _attempt("called after loading", lambda: loaded(*arguments, training=False))
     # Twice, and nothing is put back in between: random numbers and averages go on.
     ours, again = (model(*arguments, training=False) for _ in range(2))
-    return Reloaded(find(loaded), distance(ours, theirs), distance(ours, again))
+    values = [values_of(norm) for norm in find(loaded)]
+    return Reloaded(values, distance(ours, theirs), distance(ours, again))
+
+
+def values_of(norm: Norm) -> dict[str, np.ndarray]:
+    """Of each name in `SAVED`, the numbers of a norm along one axis; NaN for what is not there."""
+    return {name: _numbers(getattr(norm, name)) for name in SAVED}
+
+
+def _numbers(value):
+    return np.ravel(np.asarray(np.nan if value is None else value, "float64"))
 
 
 def distance(outputs: Any, others: Any) -> float:

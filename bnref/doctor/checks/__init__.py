@@ -6,6 +6,7 @@
 from bnref.doctor.checks import (
     _epsilon,
     _frozen,
+    _order,
     _remembered,
     _remembered_for,
     _saved,
@@ -20,7 +21,7 @@ from bnref.doctor.checks._check import Check, Found, Undecided
 
 # What explains the rest comes first: a model that is never told that it is trained has a stale
 # population too.
-_ORDER = [
+_ASKED = [
     _used.training_never_passed,
     _remembered.never_updated,
     _remembered.impossible_population,
@@ -32,8 +33,8 @@ _ORDER = [
     _whose_size.one_value_a_channel,
     _whose_axes.wrong_axis,
     _whose_axes.shared_by_branches,
-    _whose_batch.one_kind_a_batch,
-    _whose_batch.batches_not_shuffled,
+    _order.one_kind_a_batch,
+    _order.batches_not_shuffled,
     _remembered_for.dropout_before,
     _whose_axes.padding_counted,
     _whose_axes.mask_unsynchronizes,
@@ -60,6 +61,6 @@ _ORDER = [
     _used_for.dead_channels,
     _whose_batch.validation_of_another_kind,
 ]
-CHECKS: dict[str, Check] = {each.__name__: _REGISTERED[each.__name__] for each in _ORDER}
+CHECKS: dict[str, Check] = {each.__name__: _REGISTERED[each.__name__] for each in _ASKED}
 
 __all__ = ["CHECKS", "Check", "Found", "Undecided"]

@@ -2,19 +2,8 @@
 
 import numpy as np
 
-from bnref.doctor._saving import ReloadError
+from bnref.doctor._saving import SAVED, ReloadError, values_of
 from bnref.doctor.checks._check import Found, Undecided, check, paths
-
-# What a norm says of itself, and how a sentence calls it.
-SAVED = {
-    "epsilon": "ε",
-    "momentum": "the momentum",
-    "axis": "the axis",
-    "gamma": "γ",
-    "beta": "β",
-    "mean": "the population's mean",
-    "variance": "the population's variance",
-}
 
 
 @check(
@@ -70,22 +59,17 @@ class OwnNorm(keras.layers.BatchNormalization):
         return {**super().get_config(), "eps": self.epsilon}"""
 
 
-def _changed(norm, other):
-    """What differs in two norms: each with both values, where they are furthest apart."""
+def _changed(norm, loaded):
+    """What is not as it was loaded: each with both values, where they are furthest apart."""
     found = {}
-    for name in SAVED:
-        ours, theirs = (_numbers(getattr(each, name)) for each in (norm, other))
+    for name, ours in values_of(norm).items():
+        theirs = loaded[name]
         if ours.shape != theirs.shape:
             found[name] = ours[0], np.nan
         elif not np.array_equal(ours, theirs, equal_nan=True):
             most = np.argmax(np.nan_to_num(np.abs(ours - theirs), nan=np.inf))
             found[name] = ours[most], theirs[most]
     return found
-
-
-def _numbers(value):
-    """One axis of numbers; NaN for what is not there."""
-    return np.ravel(np.asarray(np.nan if value is None else value, "float64"))
 
 
 def _words(changed, norms):

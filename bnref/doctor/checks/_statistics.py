@@ -7,8 +7,6 @@ import numpy as np
 
 from bnref.doctor.checks._channels import TINY, deviation, ratio
 
-PERMUTATIONS = 99
-
 
 def higher(loss: float, than: float) -> bool:
     """Whether a loss is higher than another by so much that it counts: by a tenth and by 0.02.
@@ -79,45 +77,6 @@ def departure(case: Any, norm: Any) -> Departure:
     with np.errstate(all="ignore"):
         z = (stored[0] - mean) / error
     return Departure(shift, ratio(stored[1], variance), z)
-
-
-def alikeness(values: np.ndarray) -> float:
-    """How many times more the means of batches vary than those of random batches would.
-
-    The F ratio of a one-way analysis of variance, between the batches over within them, averaged
-    over the channels. Random batches give about 1, whatever the distribution.
-
-    Parameters
-    ----------
-    values : array, shape (B, N, C)
-        Of each batch and example.
-    """
-    _, size, _ = values.shape
-    between = size * np.var(values.mean(1), axis=0, ddof=1)
-    within = np.mean(np.var(values, axis=1, ddof=1), axis=0)
-    known = within > 1e-12 * (1 + np.square(values.mean((0, 1))))
-    return float(np.mean(between[known] / within[known])) if known.any() else 1.0
-
-
-def by_chance(values: np.ndarray, seed: int = 0) -> float:
-    """The largest `alikeness` among random regroupings of the same examples."""
-    random, (batches, size, channels) = np.random.default_rng(seed), values.shape
-    flat = values.reshape(batches * size, channels)
-    found = [
-        alikeness(flat[random.permutation(len(flat))].reshape(values.shape))
-        for _ in range(PERMUTATIONS)
-    ]
-    return max(found)
-
-
-def examples(calls: list[Any], most: int = 64) -> np.ndarray | None:
-    """The means of each example over its positions, shape (B, N, C), of ``most`` channels."""
-    if len({each.means.shape for each in calls}) != 1:
-        return None
-    values = np.array([each.means for each in calls])
-    step = -(-values.shape[-1] // most)
-    values = values[..., ::step]
-    return values if np.isfinite(values).all() else None
 
 
 def effective_count(calls: list[Any]) -> float:
