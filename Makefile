@@ -29,17 +29,21 @@ OLDEST_PYTHON ?= $(call interpreter,12)
 OLDEST := .venv-oldest
 OLDEST_VERSIONS := .ci/oldest.txt
 SITE_TESTS := browser build conformance conformance_page defects elsewhere extensions \
-	finder_and_explorer freshness installed site symptoms upstream_reports
+	finder_and_explorer freshness installed search site symptoms upstream_reports
 WITHOUT_SITE := $(SITE_TESTS:%=--ignore=tests/test_%.py)
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+# The JavaScript that the search is bundled from; Node.js and npm come with the environment.
+PACKAGES := docs/_search/package-lock.json
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) $(PACKAGES)
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/it" >&2; exit 1; }
 	@echo "Installing into $(VENV), about 2.5 GB ..."
 	@test -x $(PY) || $(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
+	$(VENV)/bin/npm ci --prefix $(dir $(PACKAGES)) --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 html: $(INSTALLED) ## train, draw and render the site to docs/_build/html
@@ -90,4 +94,4 @@ clean: ## remove what was rendered; keep what was executed
 	rm -rf docs/_build
 
 distclean: clean ## remove all that was made, the environment and the cache of executed pages too
-	rm -rf $(VENV) $(OLDEST) dist build .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) docs/_search/node_modules dist build .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -33,6 +33,7 @@ extensions = [
     "signatures",
     "variants",
     "finder",
+    "site_search",
     "conformance",
     "defects",
     "versions",
@@ -40,7 +41,7 @@ extensions = [
 ]
 
 # The gallery's notebooks are for readers to download; myst-nb must not run them again.
-exclude_patterns = ["_build", "_ext", "gallery/**/*.ipynb", "gallery/_foot"]
+exclude_patterns = ["_build", "_ext", "_search", "gallery/**/*.ipynb", "gallery/_foot"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
 nitpicky = True
 # `name` in a docstring links where the name is known and is plain text where it is an argument.
@@ -102,7 +103,9 @@ html_theme = "pydata_sphinx_theme"
 html_title = "bnref: batch normalization in TensorFlow, by experiment"
 html_short_title = "bnref"
 html_static_path = ["_static"]
-html_css_files = ["site.css"]
+html_css_files = ["site.css", "search.css"]
+html_js_files = [("search_field.js", {"defer": "defer"})]
+templates_path = ["_templates"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False
@@ -112,6 +115,7 @@ html_sidebars = {
     for page in (
         "index",
         "symptoms",
+        "search",
         "variants",
         "conformance",
         "explorer",

@@ -13,11 +13,6 @@ def shown(page, selector):
     return page.eval_on_selector_all(selector, VISIBLE)
 
 
-def headings(page):
-    titles = page.locator("section section:not([hidden]) > h2").all_inner_texts()
-    return [title.rstrip("#").strip() for title in titles]
-
-
 def test_every_symptom_is_one_click_from_home_and_every_cause_two(browser):  # noqa: F811
     home = opened(browser, "index.html")
     likely = home.locator("table.likely-causes")
@@ -40,54 +35,25 @@ def test_every_symptom_is_one_click_from_home_and_every_cause_two(browser):  # n
         assert row.locator("td:nth-child(2)").inner_text().strip()
 
 
-@pytest.mark.parametrize(
-    "words, expected, absent",
-    [
-        ("nan", "NaN or infinity", "Fine-tuned model collapses"),
-        ("two gpus", "Worse on two GPUs", "NaN or infinity"),
-        ("FROZEN", "Fine-tuned model collapses", "Worse on two GPUs"),
-        ("lasagne", "Numbers differ from PyTorch", "Every prediction is the same"),
-        ("moving mean zero", "Statistics never change", "NaN or infinity"),
-    ],
-)
-def test_typing_leaves_the_causes_that_have_all_the_words(browser, words, expected, absent):  # noqa: F811
-    page = opened(browser, "symptoms.html")
-    before = shown(page, "table.causes tbody tr")
-    page.get_by_label("Type what you see").fill(words)
-    titles = headings(page)
-    assert expected in titles and absent not in titles
-    rows = shown(page, "table.causes tbody tr")
-    assert 0 < rows < before
-    told = page.locator("#finder-count").inner_text()
-    assert told.startswith(f"{rows} cause") and f"of {len(titles)} symptom" in told
-    assert shown(page, ".symptom-picks a") == len(titles)
-    page.get_by_label("Type what you see").fill("")
-    assert shown(page, "table.causes tbody tr") == before
-
-
-def test_words_that_nothing_has_are_said_to_have_none(browser):  # noqa: F811
-    page = opened(browser, "symptoms.html")
-    page.get_by_label("Type what you see").fill("zebra")
-    assert shown(page, "table.causes tbody tr") == 0
-    assert "take some away" in page.locator("#finder-count").inner_text()
-
-
-def test_what_is_typed_on_the_home_page_is_asked_of_the_finder(browser):  # noqa: F811
+def test_what_is_typed_on_the_home_page_can_be_gone_to_by_its_address(browser):  # noqa: F811
     page = opened(browser, "index.html")
-    page.get_by_label("Type what you see").fill("nan")
+    page.locator("main input[name=q]").fill("validation loss jumps")
     page.keyboard.press("Enter")
-    page.wait_for_url("**/symptoms.html?q=nan")
-    assert page.get_by_label("Type what you see").input_value() == "nan"
-    assert "NaN or infinity" in headings(page)
-    assert "Fine-tuned model collapses" not in headings(page)
+    page.wait_for_url("**/search.html?q=validation+loss+jumps")
+    page.locator("main .search-results a").first.wait_for()
+    assert page.locator("main input[name=q]").input_value() == "validation loss jumps"
 
 
-def test_a_section_that_was_filtered_away_comes_back_when_it_is_gone_to(browser):  # noqa: F811
-    page = opened(browser, "symptoms.html")
-    page.get_by_label("Type what you see").fill("lasagne")
-    page.evaluate("location.hash = '#worse-on-two-gpus'")
-    page.wait_for_function("document.getElementById('finder-field').value === ''")
-    assert page.locator("#worse-on-two-gpus").is_visible()
+def test_the_dialog_of_every_page_finds_from_where_it_stands(browser):  # noqa: F811
+    page = opened(browser, "gallery/pitfalls/index.html")
+    page.keyboard.press("Control+k")
+    page.locator("dialog input[name=q]").fill("nan on two gpus")
+    first = page.locator("dialog .search-results a").first
+    first.wait_for()
+    first.click()
+    page.wait_for_url("**/*.html")
+    assert page.complaints == []
+    assert page.locator("h1").is_visible()
 
 
 def test_without_a_script_the_finder_is_plain_tables_with_links(browser):  # noqa: F811
@@ -98,7 +64,7 @@ def test_without_a_script_the_finder_is_plain_tables_with_links(browser):  # noq
     assert page.locator("table.causes tbody tr").count() == with_script
     assert page.locator("table.causes tbody tr").last.is_visible()
     assert page.locator(".symptom-picks a").count() == SYMPTOMS
-    assert page.get_by_label("Type what you see").count() == 0
+    assert page.locator("main input[name=q]").is_hidden()
     page.goto((SITE / "explorer.html").as_uri())
     assert page.get_by_text("The sliders need JavaScript").is_visible()
     context.close()

@@ -35,14 +35,12 @@ class Causes(SphinxDirective):
         """Note that the finder has this name. The words are to be found, and not to be read."""
         name, domain = self.arguments[0], self.env.get_domain("symptom")
         causes = [self.cause(each, name) for each in CHECKS.values() if name in each.symptoms]
-        section = {"name": name, "causes": causes}
+        words = self.options.get("words", "")
+        section = {"name": name, "causes": causes, "words": words}
         domain.data["sections"].setdefault(self.env.docname, []).append(section)
         depend_on(self.env, *RECORDS, *(ROOT / "bnref" / "doctor" / "checks").glob("*.py"))
-        words = nodes.inline(
-            text=f"{name} {self.options.get('words', '')}", classes=["finder-words"]
-        )
         body = nodes.tbody(filled_by="causes", name=name)
-        return [nodes.container("", table(("Cause", "Check", "Page"), "causes", body), words)]
+        return [table(("Cause", "Check", "Page"), "causes", body)]
 
     def cause(self, check, name):
         """What a check of the doctor says of its cause."""
@@ -59,7 +57,7 @@ class Empty(SphinxDirective):
     """``finder-controls`` is a list of symptoms, ``likely-causes`` a table: without their rows."""
 
     def run(self):
-        """To the list symptoms.js adds a field."""
+        """What `Fill` fills."""
         if self.name == "finder-controls":
             return [nodes.bullet_list(filled_by="sections", classes=["symptom-picks"])]
         body = nodes.tbody(filled_by="likely")
