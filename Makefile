@@ -36,7 +36,7 @@ help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 # The JavaScript that the search is bundled from; Node.js and npm come with the environment.
-PACKAGES := docs/_search/package-lock.json
+PACKAGES := docs/_node/package-lock.json
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS) $(PACKAGES)
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/it" >&2; exit 1; }
@@ -94,4 +94,4 @@ clean: ## remove what was rendered; keep what was executed
 	rm -rf docs/_build
 
 distclean: clean ## remove all that was made, the environment and the cache of executed pages too
-	rm -rf $(VENV) $(OLDEST) docs/_search/node_modules dist build .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) docs/_node/node_modules dist build .cache docs/gallery *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -168,11 +168,14 @@ def filtered_stderr():
 
 
 def publish(output, site):
-    """Replace ``site`` by a copy of ``output``."""
+    """Replace ``site`` by a lighter copy of ``output``."""
+    from lighten import lighten
+
     fresh, old = site.with_name(site.name + ".new"), site.with_name(site.name + ".old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(output, fresh, ignore=shutil.ignore_patterns(".buildinfo", "objects.inv.tmp"))
+    lighten(fresh)
     if site.exists():
         site.rename(old)
     fresh.rename(site)

@@ -27,7 +27,7 @@ extensions = [
     "sphinxcontrib.bibtex",
     "freshness",
     "foot",
-    "hero",
+    "answer_first",
     "mathml",
     "coverage",
     "signatures",
@@ -41,7 +41,7 @@ extensions = [
 ]
 
 # The gallery's notebooks are for readers to download; myst-nb must not run them again.
-exclude_patterns = ["_build", "_ext", "_search", "gallery/**/*.ipynb", "gallery/_foot"]
+exclude_patterns = ["_build", "_ext", "_node", "gallery/**/*.ipynb", "gallery/_foot"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
 nitpicky = True
 # `name` in a docstring links where the name is known and is plain text where it is an argument.

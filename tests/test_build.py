@@ -9,6 +9,12 @@ import pytest
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 import build  # noqa: E402  (it lies in docs/)
+import lighten  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def sites_of_one_word_are_light(monkeypatch):
+    monkeypatch.setattr(lighten, "lighten", lambda site: None)
 
 
 def test_noise_is_dropped_and_every_other_line_arrives_from_children_too():
@@ -53,6 +59,17 @@ def test_an_interrupted_copy_leaves_the_last_site(tmp_path, monkeypatch):
     assert (site / "index.html").read_text() == "old"
     build.publish(output, site)
     assert (site / "index.html").read_text() == "new"
+
+
+def test_a_site_that_cannot_be_made_lighter_leaves_the_last_one(tmp_path, monkeypatch):
+    output, site = tmp_path / "work", tmp_path / "html"
+    for folder, text in ((output, "new"), (site, "old")):
+        folder.mkdir()
+        (folder / "index.html").write_text(text)
+    monkeypatch.setattr(lighten, "lighten", lambda site: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build.publish(output, site)
+    assert (site / "index.html").read_text() == "old"
 
 
 @pytest.mark.parametrize("status, kept", [(0, True), (2, False)])

@@ -1,6 +1,7 @@
 """The site's small Sphinx extensions, each by what it must do or refuse."""
 
 import inspect
+import json
 import logging
 import pkgutil
 import re
@@ -8,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from docutils import nodes
 
 ROOT = Path(__file__).resolve().parents[1]
 
 import accessible  # noqa: E402  (they lie in the site's folder of extensions)
+import answer_first  # noqa: E402
 import coverage  # noqa: E402
 import foot  # noqa: E402
 import mathml  # noqa: E402
@@ -173,3 +176,46 @@ def test_the_foot_collects_the_data_that_a_page_loaded_once_each():
         'In a clone of bnref, pip install ".[gallery]"; then python plot_it.py'
     )
     assert ("Data", "made on the page") in foot.lines({**facts, "data": []})
+
+
+def test_answer_figure_and_one_line_come_first_and_the_proof_is_folded(monkeypatch, tmp_path):
+    monkeypatch.setattr(answer_first, "FOLDER", tmp_path)
+    facts = {"seconds": 41.7, "devices": "2 CPUs", "scale": "quick", "date": "2026-11-27"}
+    (tmp_path / "plot_it.json").write_text(json.dumps(facts))
+    figures = [nodes.image(uri=name, classes=["sphx-glr-single-img"]) for name in "ab"]
+    code = nodes.literal_block("", "assert 1\nassert 2, 'told'\nprint(3)")
+    printed = nodes.literal_block("", "3", classes=["sphx-glr-script-out"])
+    proof = nodes.section(
+        "", nodes.title("", "Proof"), code, printed, nodes.paragraph("", "So it is.")
+    )
+    answer, symptom = nodes.paragraph("", "It is so."), nodes.paragraph("", "You see")
+    experiment = nodes.section("", nodes.title("", "Experiment"), *figures)
+    page = nodes.section("", nodes.title("", "It"), answer, symptom, experiment, proof)
+    doctree = nodes.document(None, None)
+    doctree += page
+
+    class Env:
+        docname = "gallery/pitfalls/plot_it"
+        read = []
+
+        def note_dependency(self, path):
+            self.read.append(path)
+
+    class App:
+        env = Env()
+
+    answer_first.arrange(App, doctree)
+    assert [type(node).__name__ for node in page] == [
+        "title", "paragraph", "image", "paragraph", "paragraph", "section", "section",
+    ]  # fmt: skip
+    assert page[2]["uri"] == "a" and [each["uri"] for each in doctree.findall(nodes.image)] == [
+        "a",
+        "b",
+    ]
+    assert page[3].astext() == "Made in 42 s; 2 CPUs; scale quick; 2026-11-27."
+    assert Env.read == [str(tmp_path / "plot_it.json")]
+    title, folded, after = proof
+    opening, *inside, closing = folded
+    assert "<summary>2 assertions that this build holds</summary>" in opening.astext()
+    assert inside == [code, printed] and closing.astext() == "</details>"
+    assert after.astext() == "So it is."

@@ -14,7 +14,7 @@ from test_browser import PAGES, SITE, browser, opened  # noqa: F401
 from test_browser import pytestmark as in_browser
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ROOT / "docs" / "_search"
+SOURCES = ROOT / "docs" / "_node"
 NODE = Path(ROOT_DIR, "bin", "node")
 PHRASES = tomllib.loads((ROOT / "tests" / "search_phrases.toml").read_text("utf-8"))["phrase"]
 THREADS = tomllib.loads((SOURCES / "threads.toml").read_text("utf-8"))["thread"]

@@ -93,6 +93,6 @@ def setup(app):
     """Add the table and the notes."""
     app.add_directive("defects", Table)
     app.add_css_file("defects.css")
-    # After hero.py has put the figure below the first paragraph.
+    # After answer_first.py has put the figure below the first paragraph.
     app.connect("doctree-read", add_notes, priority=850)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

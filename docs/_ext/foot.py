@@ -4,6 +4,7 @@ A gallery page is watched by `watch`, sphinx-gallery's reset hook, which also gi
 the same start: devices configured, Keras's state cleared, seeds set, the figures' style.
 """
 
+import datetime
 import json
 import logging
 import os
@@ -96,6 +97,7 @@ def facts(devices, data, scale, seconds):
         "versions": {name: version(name) for name in VERSIONS},
         "python": platform.python_version(),
         "seconds": seconds,
+        "date": datetime.date.today().isoformat(),
     }
 
 

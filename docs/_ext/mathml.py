@@ -1,21 +1,20 @@
 """Mathematics as MathML, made when the site is built: no script, no other host, read aloud.
 
-Every present browser draws MathML by itself. A subset of STIX Two Math travels with the site, so
-that formulas look alike where the reader has no mathematical font.
+Every present browser draws MathML by itself. STIX Two Math travels with the site, so that formulas
+look alike where the reader has no such font; `lighten.py` leaves of it the letters that they use.
 """
 
-from importlib.resources import files
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 from docutils import nodes
-from fontTools import subset
 from latex2mathml.converter import convert
 from sphinx.errors import ExtensionError
 
-FONT = "stix-two-math.woff"
-# Latin, Greek, accents, punctuation, letter-like signs, arrows, operators, brackets, and the
-# mathematical italic, bold, script and double-struck alphabets.
-LETTERS = "20-17F,2B0-3FF,2000-22FF,2308-23FF,27C0-27EF,2A00-2AFF,1D400-1D7FF"
+FONT = "stix-two-math.woff2"
+# In a package that is not imported for it.
+WHOLE = Path(find_spec("ziamath").origin).parent / "fonts" / "STIXTwoMath-Regular.ttf"
 
 
 def to_mathml(latex, display, where):
@@ -43,18 +42,14 @@ def visit_math_block(self, node):
     raise nodes.SkipNode
 
 
-def write_font(app, error):
-    """Write the part of the font that formulas use, once."""
-    target = Path(app.outdir, "_static", FONT)
-    if error or app.builder.format != "html" or target.exists():
-        return
-    whole = files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
-    options = ["--flavor=woff", "--layout-features=*", "--notdef-outline", f"--unicodes={LETTERS}"]
-    subset.main([str(whole), *options, f"--output-file={target}"])
+def copy_font(app, error):
+    """The whole font; `lighten` leaves of it what formulas use."""
+    if not error and app.builder.format == "html":
+        shutil.copyfile(WHOLE, Path(app.outdir, "_static", FONT))
 
 
 def setup(app):
     """Offer the renderer under the name mathml."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
-    app.connect("build-finished", write_font)
+    app.connect("build-finished", copy_font)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

