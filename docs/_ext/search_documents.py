@@ -11,7 +11,7 @@ from docutils import nodes
 WAYS_IN = {"index", "search"}  # lead to pages, and are no answer
 LISTS = {"api", "conformance", "contributing", "learn/references", "on_record", "upstream"}
 LISTS |= {"symptoms", "variants"}
-SENTENCES = 3  # of each place are kept, to be shown
+SENTENCES = 2  # of each place are kept, to be shown
 SENTENCE_ENDS = re.compile(r"(?<=[.?!])\s+(?=[A-Z“\"])")
 
 

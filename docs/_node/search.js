@@ -4,7 +4,7 @@ import SearchableMap from "minisearch/SearchableMap";
 import { FIELDS, options, spellings, termsOf } from "./terms.js";
 
 // Pages that answer come first: a list, a symptom of the finder or a name leads on to such a page.
-const KINDS = { page: 1, report: 0.8, symptom: 0.7, list: 0.7, section: 0.5, name: 0.5 };
+const KINDS = { page: 1, report: 0.7, symptom: 0.6, list: 0.6, section: 0.5, name: 0.5 };
 
 /** Read an index that `build.js` wrote; what comes back finds. */
 export function load({ words, index, known }) {
