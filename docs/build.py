@@ -169,12 +169,14 @@ def filtered_stderr():
 
 def publish(output, site):
     """Replace ``site`` by a lighter copy of ``output``."""
+    import as_markdown
     from lighten import lighten
 
     fresh, old = site.with_name(site.name + ".new"), site.with_name(site.name + ".old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(output, fresh, ignore=shutil.ignore_patterns(".buildinfo", "objects.inv.tmp"))
+    as_markdown.write(fresh)
     lighten(fresh)
     if site.exists():
         site.rename(old)

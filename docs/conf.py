@@ -38,6 +38,7 @@ extensions = [
     "defects",
     "versions",
     "accessible",
+    "page_tools",
 ]
 
 # The gallery's notebooks are for readers to download; myst-nb must not run them again.
@@ -132,7 +133,7 @@ html_theme_options = {
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": ["page-toc", "page-tools"],
     "show_prev_next": False,
     "footer_start": ["copyright"],
     "footer_end": [],

@@ -8,12 +8,14 @@ import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
+import as_markdown  # noqa: E402
 import build  # noqa: E402  (it lies in docs/)
 import lighten  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def sites_of_one_word_are_light(monkeypatch):
+    monkeypatch.setattr(as_markdown, "write", lambda site: None)
     monkeypatch.setattr(lighten, "lighten", lambda site: None)
 
 

@@ -18,6 +18,7 @@ import answer_first  # noqa: E402
 import coverage  # noqa: E402
 import foot  # noqa: E402
 import mathml  # noqa: E402
+import page_tools  # noqa: E402
 import signatures  # noqa: E402
 import variants  # noqa: E402
 from sphinx.errors import ExtensionError  # noqa: E402
@@ -219,3 +220,53 @@ def test_answer_figure_and_one_line_come_first_and_the_proof_is_folded(monkeypat
     assert "<summary>2 assertions that this build holds</summary>" in opening.astext()
     assert inside == [code, printed] and closing.astext() == "</details>"
     assert after.astext() == "So it is."
+
+
+@pytest.mark.parametrize(
+    "variables, expected",
+    [
+        ({}, None),
+        ({"BNREF_REPOSITORY": "https://example.org/a/b/"}, "https://example.org/a/b"),
+        ({"GITHUB_REPOSITORY": "a/b"}, "https://github.com/a/b"),
+        ({"GITHUB_REPOSITORY": "a/b", "BNREF_REPOSITORY": ""}, None),
+        (
+            {"GITHUB_REPOSITORY": "a/b", "GITHUB_SERVER_URL": "https://git.example.org"},
+            "https://git.example.org/a/b",
+        ),
+    ],
+)
+def test_the_repository_is_one_setting_or_githubs_own(monkeypatch, variables, expected):
+    for name in ("BNREF_REPOSITORY", "GITHUB_REPOSITORY", "GITHUB_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert page_tools.repository() == expected
+
+
+@pytest.mark.parametrize(
+    "pagename, source",
+    [
+        ("gallery/pitfalls/plot_it", "gallery/pitfalls/plot_it.py"),
+        ("gallery/pitfalls/index", "gallery/pitfalls/GALLERY_HEADER.rst"),
+        ("learn/backward_pass", "docs/learn/backward_pass.md"),
+    ],
+)
+def test_the_side_of_a_page_has_its_files_its_source_and_where_to_report(
+    monkeypatch, pagename, source
+):
+    monkeypatch.setenv("BNREF_REPOSITORY", "https://example.org/b")
+    body = '<a href="../_downloads/1/plot_it.py">x</a> <a href="../_downloads/2/plot_it.ipynb">'
+    context = {"body": body, "title": "It &amp; <em>that</em>", "page_source_suffix": ".md"}
+    page_tools.tools(None, pagename, "page.html", context, doctree=object())
+    name = pagename.rpartition("/")[2]
+    assert (ROOT / "docs" / source).exists() or "plot_it" in source or (ROOT / source).exists()
+    assert context["page_tools"] == [
+        ("Python script", "../_downloads/1/plot_it.py"),
+        ("Notebook", "../_downloads/2/plot_it.ipynb"),
+        ("This page as Markdown", f"{name}.md"),
+        ("Source", f"https://example.org/b/blob/main/{source}"),
+        ("Report a mistake", "https://example.org/b/issues/new?title=It%20%26%20that%3A%20"),
+    ]
+    monkeypatch.delenv("BNREF_REPOSITORY")
+    page_tools.tools(None, pagename, "page.html", context, doctree=object())
+    assert len(context["page_tools"]) == 3

@@ -5,6 +5,7 @@ look alike where the reader has no such font; `lighten.py` leaves of it the lett
 """
 
 import shutil
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,9 +21,11 @@ WHOLE = Path(find_spec("ziamath").origin).parent / "fonts" / "STIXTwoMath-Regula
 def to_mathml(latex, display, where):
     """LaTeX to MathML; an error names the page."""
     try:
-        return convert(latex.strip(), display="block" if display else "inline")
+        formula = convert(latex.strip(), display="block" if display else "inline")
     except Exception as error:
         raise ExtensionError(f"{where}: cannot read the formula {latex!r}: {error!r}") from error
+    # What it was made of: for the page as Markdown.
+    return formula.replace("<math ", f'<math alttext="{escape(" ".join(latex.split()))}" ', 1)
 
 
 def visit_math(self, node):
