@@ -46,7 +46,7 @@ def given(documents, phrases=()):
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
-    """A search over five small pages."""
+    """A search over small pages."""
     folder = tmp_path_factory.mktemp("search")
     (folder / "given.json").write_text(
         given(
@@ -58,6 +58,9 @@ def search(tmp_path_factory):
                     "title": "Frozen layers",
                     "body": "updates of moving_mean outputs",
                 },
+                {"url": "common", "title": "Alpha", "body": "gradual"},
+                {"url": "another", "title": "Beta", "body": "gradual"},
+                {"url": "rare", "title": "Gamma", "body": "singular"},
                 {"url": "names", "title": "bnref.layers.BatchRenorm", "body": "layers"},
                 {
                     "url": "said",
@@ -101,8 +104,8 @@ def test_no_part_of_a_word_is_found_and_no_word_that_tells_nothing(search, typed
 
 
 def test_a_rare_word_weighs_more_than_a_common_one(search):
-    (results,) = found(search, "layers fluctuates")
-    assert results[0]["url"] == "said"
+    (results,) = found(search, "gradual singular")
+    assert [each["url"] for each in results][0] == "rare" and len(results) == 3
 
 
 def test_the_sentence_shown_is_the_one_that_fits_and_says_where(search):

@@ -81,10 +81,15 @@ def test_every_executed_page_says_what_it_ran_on(pages):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_gallery_page_shows_its_figure_before_its_code(pages, script):
+def test_a_gallery_page_shows_its_answer_and_figure_first_and_no_figure_twice(pages, script):
     article = pages[SITE / script.relative_to(ROOT).with_suffix(".html")].find("article")
     kinds = [tag.name for tag in article.find_all(["img", "pre"])]
-    assert kinds[0] == "img" and kinds.count("img") >= 2
+    assert kinds[0] == "img"
+    sources = [tag["src"] for tag in article.find_all("img")]
+    assert len(sources) == len(set(sources))
+    made = article.find(class_="page-made").get_text()
+    assert re.fullmatch(r"Made in \d+ s; .+; scale \w+; \d{4}-\d\d-\d\d\.", made)
+    assert "assert " in article.find(class_="proof").get_text()
 
 
 def test_every_formula_is_drawn_without_a_script(pages):

@@ -32,7 +32,7 @@ def source_of(pagename, suffix):
 
 def tools(app, pagename, templatename, context, doctree):
     """Give the template of the side its links: pairs of a text and an address."""
-    if doctree is None:  # a page that no file is behind
+    if doctree is None or pagename == "search":  # no file is behind it, or nothing to keep
         context["page_tools"] = []
         return
     found = DOWNLOAD.findall(context.get("body") or "")

@@ -2,6 +2,7 @@
 (function () {
   "use strict";
   const root = document.documentElement.dataset.content_root || "./";
+  const onSearchPage = /\/search(\.html)?$/.test(location.pathname);
   const WHERE = { symptom: "all causes of a symptom", report: "report", section: "section", name: "reference" };
   let loading; // a promise of the function that finds, once somebody types
 
@@ -102,10 +103,9 @@
       event.preventDefault();
     });
     form.addEventListener("submit", (event) => {
-      // On the search page the results are there already; from elsewhere it is gone to.
-      if (form.closest("main") && !form.dataset.leave) event.preventDefault();
+      if (onSearchPage) event.preventDefault(); // the results are there already
     });
-    if (form.closest("main")) {
+    if (onSearchPage && form.closest("main")) {
       field.value = new URLSearchParams(location.search).get("q") || "";
       if (field.value) update();
     }
