@@ -131,6 +131,7 @@ def test_phrases_are_many_and_none_of_them_is_in_the_index():
     assert set(texts).isdisjoint(each["text"] for each in THREADS)
     for each in [*PHRASES, *THREADS]:
         assert each["pages"], each
+        assert each.get("source", "https://").startswith(("https://", "http://", "the post on"))
 
 
 class Domain:
