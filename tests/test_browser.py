@@ -49,6 +49,21 @@ def opened(browser, name, **options):
     return page
 
 
+CODE_CUT_OFF = """blocks => blocks.filter(
+    each => each.offsetParent && each.scrollWidth > each.clientWidth + 1
+).map(each => each.textContent.slice(0, 60))"""
+
+
+@pytest.mark.parametrize("name", [each for each in PAGES if "/plot_" in each])
+def test_code_fits_at_1280_pixels(browser, name):
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto((SITE / name).as_uri(), wait_until="domcontentloaded")
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert page.eval_on_selector_all(".highlight-Python pre", CODE_CUT_OFF) == []
+    context.close()
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_keeps_to_itself_fits_a_phone_and_shows_no_barrier(browser, name):
     page = opened(browser, name, color_scheme="light", viewport={"width": 1280, "height": 900})
