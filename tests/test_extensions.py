@@ -167,11 +167,11 @@ def test_the_foot_collects_the_data_that_a_page_loaded_once_each():
     assert watch.data == ["mnist from somewhere"]
     facts = {
         "devices": "2 CPUs", "data": watch.data, "scale": "quick", "python": "3.11.7",
-        "versions": {"keras": "3.15.1"}, "seconds": 1.26,
+        "versions": {"keras": "3.15.1"}, "seconds": 1.26, "processor_seconds": 0.74,
     }  # fmt: skip
     assert foot.lines(facts) == [
         ("Ran on", "2 CPUs"), ("Data", "mnist from somewhere"), ("Scale", "quick"),
-        ("Versions", "Python 3.11.7, keras 3.15.1"), ("Took", "1.3 s"),
+        ("Versions", "Python 3.11.7, keras 3.15.1"), ("Took", "1.3 s, 0.7 s of processor time"),
     ]  # fmt: skip
     assert foot.run_it("plot_it").astext() == (
         'In a clone of bnref, pip install ".[gallery]"; then python plot_it.py'

@@ -202,7 +202,7 @@ class Checkout:
     """A copy of the checkout with the cache of executed pages and nothing rendered."""
 
     def __init__(self, folder):
-        names = ["bnref", "docs", "gallery", ".ci", ".cache", "pyproject.toml"]
+        names = ["bnref", "docs", "gallery", "tests", ".ci", ".cache", "pyproject.toml"]
         ignore = shutil.ignore_patterns("_build", "__pycache__")
         for name in names:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

@@ -27,7 +27,7 @@ class _Watch(logging.Handler):
 
     def __init__(self):
         super().__init__()
-        self.data, self.started = [], 0.0
+        self.data, self.started = [], (0.0, 0.0)
 
     def emit(self, record):
         if hasattr(record, "dataset") and str(record.dataset) not in self.data:
@@ -47,7 +47,7 @@ def watch(gallery_conf, fname, when):
         log.addHandler(_watch)
         log.setLevel(logging.INFO)
         log.propagate = False  # the foot says it; a log line on the page would say it twice
-        _watch.data, _watch.started = [], time.perf_counter()
+        _watch.data, _watch.started = [], clocks()
     else:
         import tensorflow as tf
 
@@ -56,10 +56,15 @@ def watch(gallery_conf, fname, when):
         if not tf.executing_eagerly():  # the next page of this process would fail instead
             raise RuntimeError(f"{fname} must leave the graph that it entered")
         log.removeHandler(_watch)
-        seconds = time.perf_counter() - _watch.started
-        known = facts(scale.describe() + threads(), _watch.data, scale.scale(), seconds)
+        seconds = [now - then for now, then in zip(clocks(), _watch.started, strict=True)]
+        known = facts(scale.describe() + threads(), _watch.data, scale.scale(), *seconds)
         FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / f"{Path(fname).stem}.json").write_text(json.dumps(known, indent=1))
+
+
+def clocks():
+    """Seconds on the wall and seconds of all processors that this process has used."""
+    return time.perf_counter(), time.process_time()
 
 
 def reset():
@@ -88,7 +93,7 @@ def threads():
     return f", {number} thread{'s' if number != '1' else ''} a page" if number else ""
 
 
-def facts(devices, data, scale, seconds):
+def facts(devices, data, scale, seconds, processor=None):
     """All that a foot says."""
     return {
         "devices": devices,
@@ -97,6 +102,7 @@ def facts(devices, data, scale, seconds):
         "versions": {name: version(name) for name in VERSIONS},
         "python": platform.python_version(),
         "seconds": seconds,
+        "processor_seconds": processor,
         "date": datetime.date.today().isoformat(),
     }
 
@@ -109,8 +115,13 @@ def lines(facts):
         ("Data", "; ".join(facts["data"]) or "made on the page"),
         ("Scale", facts["scale"]),
         ("Versions", f"Python {facts['python']}, {versions}"),
-        ("Took", f"{facts['seconds']:.1f} s"),
+        ("Took", took(facts["seconds"], facts["processor_seconds"])),
     ]
+
+
+def took(seconds, processor):
+    """How long a page took; of processors, where it was one process that can tell."""
+    return f"{seconds:.1f} s" + (f", {processor:.1f} s of processor time" if processor else "")
 
 
 def run_it(stem):
