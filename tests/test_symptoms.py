@@ -157,8 +157,8 @@ def test_the_home_page_leads_to_each_symptom_and_to_its_causes(site):
 def test_a_page_says_its_symptom_and_leads_back_to_the_finder(site):
     boxes = site.build().page("gallery/pitfalls/cat").find_all(class_="symptom")
     assert [box.get_text(" ", strip=True) for box in boxes] == [
-        "You see: no luck . To check: look at a cat",
-        "You see: too much . To check: look at two cats",
+        "You see: no luck To check: look at a cat",
+        "You see: too much To check: look at two cats",
     ]
     assert boxes[1].a["href"] == "../../symptoms.html#too-much"
 

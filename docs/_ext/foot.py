@@ -41,12 +41,15 @@ def watch(gallery_conf, fname, when):
     """Reset everything before a script, and write its foot after it."""
     if fname is None:
         return
+    from bnref_gallery import claims
+
     log = logging.getLogger("bnref_gallery.datasets")
     if when == "before":
         reset()
         log.addHandler(_watch)
         log.setLevel(logging.INFO)
         log.propagate = False  # the foot says it; a log line on the page would say it twice
+        claims.forget()
         _watch.data, _watch.started = [], clocks()
     else:
         import tensorflow as tf
@@ -58,6 +61,7 @@ def watch(gallery_conf, fname, when):
         log.removeHandler(_watch)
         seconds = [now - then for now, then in zip(clocks(), _watch.started, strict=True)]
         known = facts(scale.describe() + threads(), _watch.data, scale.scale(), *seconds)
+        known["claims"] = claims.held()
         FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / f"{Path(fname).stem}.json").write_text(json.dumps(known, indent=1))
 

@@ -74,11 +74,11 @@ def section_of(section):
 
 
 def is_read(node):
-    """Whether a node is text to be read: not the foot, which all pages of a gallery have."""
+    """Whether a node is read: not the foot of all pages, nor what is indexed as symptoms."""
     if not isinstance(node, nodes.paragraph | nodes.literal_block):
         return False
     while node is not None and not isinstance(node, nodes.section):
-        if "sphx-glr-footer" in node.get("classes", []):
+        if not {"sphx-glr-footer", "symptom"}.isdisjoint(node.get("classes", [])):
             return False
         node = node.parent
     return True

@@ -114,12 +114,13 @@ class Symptom(SphinxDirective):
         }
         domain = self.env.get_domain("symptom")
         domain.data["entries"].setdefault(self.env.docname, []).append(entry)
-        line = nodes.paragraph("", "", nodes.strong(text="You see: "), link_to_section(name, name))
-        line += [nodes.Text(". "), nodes.strong(text="To check: ")]
+        seen = nodes.paragraph("", "", nodes.strong(text="You see: "), link_to_section(name, name))
+        to_check = nodes.paragraph("", "", nodes.strong(text="To check: "))
         if doctor:
-            line += [nodes.literal(text=CHECKS[doctor].call), nodes.Text("; or by hand: ")]
-        line += check.deepcopy().children
-        return [nodes.container("", line, classes=["symptom"])]
+            to_check += [nodes.literal(text=CHECKS[doctor].call), nodes.Text("; or by hand: ")]
+        to_check += check.deepcopy().children
+        told = {"doctor": doctor, "by_hand": check}
+        return [nodes.container("", seen, to_check, classes=["symptom"], **told)]
 
     def refuse_what_does_not_fit(self, name, doctor):
         """Each part is said once: by the page, or by the doctor's check."""
