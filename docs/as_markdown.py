@@ -4,11 +4,11 @@ They are made of the rendered article, so that they say what the page says: text
 printed, formulas as LaTeX, and of each figure its alternative text.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
 from bs4 import BeautifulSoup
+from made_once import made_once
 from markdownify import MarkdownConverter
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "markdown"
@@ -62,14 +62,8 @@ def write(site):
 
 def once(page):
     """The Markdown of a page, made once for what the page is."""
-    digest = hashlib.sha256(Path(__file__).read_bytes() + page.encode()).hexdigest()
-    kept = CACHE / f"{digest[:32]}.md"
-    if not kept.exists():
-        text = markdown(page)
-        CACHE.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(".unfinished")
-        unfinished.write_text(text, "utf-8")
-        unfinished.replace(kept)
+    given = [Path(__file__).read_bytes(), page.encode()]
+    kept = made_once(CACHE, given, ".md", lambda: markdown(page).encode())
     return kept.read_text("utf-8")
 
 

@@ -69,7 +69,7 @@ def prepare_environment(mode):
     os.environ["BNREF_DOWNLOAD"] = "0"
     os.environ["BNREF_EXECUTE"] = "1" if mode == "html" else "0"
     os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(DOCS / "_ext"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        [str(DOCS / "_ext"), str(DOCS), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if os.environ["BNREF_DEVICE"] == "CPU":
@@ -170,6 +170,7 @@ def filtered_stderr():
 def publish(output, site):
     """Replace ``site`` by a lighter copy of ``output``."""
     import as_markdown
+    import notebooks
     from lighten import lighten
 
     fresh, old = site.with_name(site.name + ".new"), site.with_name(site.name + ".old")
@@ -177,6 +178,7 @@ def publish(output, site):
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(output, fresh, ignore=shutil.ignore_patterns(".buildinfo", "objects.inv.tmp"))
     as_markdown.write(fresh)
+    notebooks.write(fresh)
     lighten(fresh)
     if site.exists():
         site.rename(old)

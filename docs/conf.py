@@ -5,7 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parent)]
 
 SECTIONS = ["examine", "questions", "variants", "pitfalls", "multi_gpu", "performance"]
 execute = os.environ.get("BNREF_EXECUTE") != "0"
@@ -90,9 +90,8 @@ sphinx_gallery_conf = {
     "reset_modules": ("foot.watch",),
     "reset_modules_order": "both",
     "capture_repr": (),
-    # A remark: as a command, it would change the environment of whoever runs the notebook.
-    "first_notebook_cell": '# In a clone of bnref: pip install ".[gallery]"',
     "image_srcset": ["2x"],
+    "image_scrapers": ("alternative_texts.scraper",),
     "remove_config_comments": True,
     "show_memory": False,
     "show_signature": False,

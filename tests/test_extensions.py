@@ -14,6 +14,7 @@ from docutils import nodes
 ROOT = Path(__file__).resolve().parents[1]
 
 import accessible  # noqa: E402  (they lie in the site's folder of extensions)
+import addresses  # noqa: E402
 import answer_first  # noqa: E402
 import coverage  # noqa: E402
 import foot  # noqa: E402
@@ -183,7 +184,7 @@ def test_answer_figure_and_one_line_come_first_and_the_proof_is_folded(monkeypat
     monkeypatch.setattr(answer_first, "FOLDER", tmp_path)
     facts = {"seconds": 41.7, "devices": "2 CPUs", "scale": "quick", "date": "2026-11-27"}
     (tmp_path / "plot_it.json").write_text(json.dumps(facts))
-    figures = [nodes.image(uri=name, classes=["sphx-glr-single-img"]) for name in "ab"]
+    figures = [nodes.image(uri=name, **{"class": ["sphx-glr-single-img"]}) for name in "ab"]
     code = nodes.literal_block("", "assert 1\nassert 2, 'told'\nprint(3)")
     printed = nodes.literal_block("", "3", classes=["sphx-glr-script-out"])
     proof = nodes.section(
@@ -240,7 +241,7 @@ def test_the_repository_is_one_setting_or_githubs_own(monkeypatch, variables, ex
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert page_tools.repository() == expected
+    assert addresses.repository() == expected
 
 
 @pytest.mark.parametrize(

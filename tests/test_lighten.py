@@ -7,6 +7,7 @@ import lighten
 import numpy as np
 import pydata_sphinx_theme
 import pytest
+from bs4 import BeautifulSoup
 from fontTools.ttLib import TTFont
 from mathml import WHOLE
 from PIL import Image
@@ -101,3 +102,62 @@ def test_what_was_made_once_is_kept_for_what_it_was_made_of(site, monkeypatch):
     assert (site / lighten.MATHEMATICS).read_bytes() == first
     with pytest.raises(pytest.fail.Exception, match="made again"):
         lighten.with_letters(site / lighten.MATHEMATICS, {ord("y")})
+
+
+FIGURE = """<img src="../_images/{0}.png"
+ srcset="../_images/{0}.png, ../_images/{0}_2_00x.png 2.00x"
+ alt="A" class = "sphx-glr-single-img{1}"/>"""
+
+
+def drawing(path, size=(60, 40)):
+    """White, with a black line and a blue one."""
+    image = Image.new("RGB", size, "white")
+    for column, colour in ((10, (0, 0, 0)), (20, (0, 114, 178))):
+        for row in range(size[1]):
+            image.putpixel((column, row), colour)
+    image.save(path)
+
+
+@pytest.fixture
+def figure(site):
+    for name in ("sphx_glr_it_001", "sphx_glr_it_001_2_00x", "sphx_glr_it_thumb"):
+        drawing(site / "_images" / f"{name}.png")
+    page = (
+        FIGURE.format("sphx_glr_it_001", "")
+        + '<img alt="C" src="../_images/sphx_glr_it_thumb.png"/>'
+    )
+    (site / "pages/page.html").write_text(page)
+    return site
+
+
+def test_a_figure_has_a_twin_for_the_dark_of_the_same_hues(figure):
+    lighten.lighten(figure)
+    with Image.open(figure / "_images/sphx_glr_it_001_dark.png") as image:
+        dark = image.convert("RGBA")
+    assert dark.getpixel((0, 0))[3] == 0, "what was white shows the page"
+    assert min(dark.getpixel((10, 0))) > 220, "what was black is light"
+    red, green, blue, alpha = dark.getpixel((20, 0))
+    assert blue > green > red and blue > 178 and alpha == 255, "blue is a lighter blue"
+    with Image.open(figure / "_images/sphx_glr_it_001.png") as image:
+        assert image.convert("RGB").getpixel((10, 0)) == (0, 0, 0), "and the first one is as it was"
+
+
+def test_the_page_has_both_and_each_leads_to_the_large_one(figure):
+    lighten.lighten(figure)
+    page = BeautifulSoup((figure / "pages/page.html").read_text(), "html.parser")
+    light, dark = page.find_all("a", class_="large")
+    assert light["href"] == "../_images/sphx_glr_it_001_2_00x.png"
+    assert dark["href"] == "../_images/sphx_glr_it_001_2_00x_dark.png"
+    assert "only-light" in light.img["class"] and "only-dark" in dark.img["class"]
+    assert dark.img["src"] == "../_images/sphx_glr_it_001_dark.png"
+    assert dark.img["loading"] == "lazy" and dark.img["width"] == "60"
+    thumbs = page.find_all("img", alt="C")
+    assert [each.parent.name for each in thumbs] == ["[document]"] * 2, "a card is a link itself"
+
+
+def test_a_figure_that_holds_a_picture_keeps_its_colours(figure):
+    page = FIGURE.format("sphx_glr_it_001", " keeps-colours")
+    (figure / "pages/page.html").write_text(page)
+    lighten.lighten(figure)
+    assert "only-dark" not in (figure / "pages/page.html").read_text()
+    assert not list(figure.glob("_images/*_dark.png"))

@@ -25,6 +25,8 @@ def arrange(app, doctree):
     answer = next((node for node in section or () if isinstance(node, nodes.paragraph)), None)
     if answer is None:
         return
+    for image in figures(doctree):
+        image["class"] = [" ".join(image["class"])]  # sphinx-gallery writes the first alone
     place = section.index(answer) + 1
     check = titled(doctree, {"Check"})
     if check:
@@ -33,7 +35,7 @@ def arrange(app, doctree):
     if known.exists():
         depend_on(app.env, known)
         section.insert(place, made(json.loads(known.read_text())))
-    figure = first_figure(doctree)
+    figure = next(figures(doctree, "sphx-glr-single-img"), None)
     if figure is not None:
         figure.parent.remove(figure)
         section.insert(place, figure)
@@ -80,12 +82,11 @@ def call_of_the_doctor(names):
     return [text, nodes.literal_block(code, code, language="python")]
 
 
-def first_figure(doctree):
-    """The first figure that stands alone, or None."""
+def figures(doctree, kind="sphx-glr-"):
+    """The figures of this kind."""
     for node in doctree.findall(nodes.Element):
-        if "sphx-glr-single-img" in [*node["classes"], *(node.get("class") or [])]:
-            return node
-    return None
+        if any(each.startswith(kind) for each in node.get("class") or []):
+            yield node
 
 
 def made(facts):

@@ -4,22 +4,14 @@
 the last two are left out.
 """
 
-import os
 import re
 from html import unescape
 from urllib.parse import quote
 
+from addresses import repository
+
 DOWNLOAD = re.compile(r'href="([^"]*_downloads/[^"]+\.(py|ipynb))"')
 NAMES = {"py": "Python script", "ipynb": "Notebook"}
-
-
-def repository():
-    """The address of the repository, without a slash at the end; None where nobody says it."""
-    given = os.environ.get("BNREF_REPOSITORY")
-    if given is None and "GITHUB_REPOSITORY" in os.environ:
-        server = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
-        given = f"{server}/{os.environ['GITHUB_REPOSITORY']}"
-    return given.rstrip("/") if given else None
 
 
 def source_of(pagename, suffix):

@@ -1,0 +1,116 @@
+"""What a figure shows, in words and numbers, for those who do not see it: read off its axes.
+
+`scraper` takes the place of sphinx-gallery's own. It also marks figures that hold pictures: these
+keep their colours in the dark, where `lighten.py` recolours the others.
+"""
+
+import re
+from html import escape
+
+import numpy as np
+
+LINES = 8  # so many curves of an axis are told; the rest is counted
+LONGEST = 900  # characters
+ALTERNATIVE = re.compile(r"(?<=:alt: ).*")
+CLASS = re.compile(r"(?<=:class: sphx-glr-)(single|multi)-img")
+
+
+def scraper(block, block_vars, gallery_conf, **options):
+    """Save the figures of a cell as sphinx-gallery does, each with what it shows."""
+    import matplotlib.pyplot as plt
+    from sphinx_gallery.scrapers import matplotlib_scraper
+
+    figures = [plt.figure(number) for number in plt.get_fignums()]
+    texts = iter([escape(describe(figure)) for figure in figures])
+    pictures = any(ax.images for figure in figures for ax in figure.axes)
+    rst = matplotlib_scraper(block, block_vars, gallery_conf, **options)
+    rst = ALTERNATIVE.sub(lambda found: next(texts, found[0]), rst)
+    return CLASS.sub(r"\1-img keeps-colours", rst) if pictures else rst
+
+
+def describe(figure):
+    """All that a figure shows, in one line."""
+    parts = [figure.get_suptitle()] if figure.get_suptitle() else []
+    parts += [of_axes(ax) for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    text = " ".join(" ".join(f"{part.rstrip('.')}." for part in parts if part).split())
+    text = text.replace("$", "").replace("\\", "").replace("*", "").replace("`", "")
+    return text if len(text) <= LONGEST else text[:LONGEST].rpartition(" ")[0] + " …"
+
+
+def of_axes(ax):
+    """The title of one drawing, what its axes are, and what each curve says."""
+    what = " over ".join(filter(None, (ax.get_ylabel(), ax.get_xlabel())))
+    title = ax.get_title()
+    lead = f"{title} ({what})" if title and what else title or what
+    curves = bars(ax) + [of_line(ax, line) for line in named_lines(ax)]
+    told = [each for each in curves if each]
+    more = [f"and {len(told) - LINES} more"] if len(told) > LINES else []
+    pictures = [f"{len(ax.images)} picture"] if ax.images else []
+    return ": ".join(filter(None, (lead, "; ".join([*told[:LINES], *more, *pictures]))))
+
+
+def named_lines(ax):
+    """The curves that the legend names; all of them, where it names none."""
+    named = [line for line in ax.lines if not line.get_label().startswith("_")]
+    return named or ax.lines
+
+
+def of_line(ax, line):
+    """What a curve says: where it begins and ends, how far it goes."""
+    x, y = (np.asarray(data) for data in (line.get_xdata(orig=True), line.get_ydata(orig=True)))
+    name = line.get_label()
+    name = "" if name.startswith("_") else " ".join(name.split())
+    if x.dtype.kind in "US" or y.dtype.kind in "US":  # categories: a dot a seed
+        words, numbers = (x, y) if x.dtype.kind in "US" else (y, x)
+        name = " ".join(filter(None, (" ".join(str(words.flat[0]).split()), name)))
+        return f"{name} {between(numbers)}" if words.size else ""
+    y = finite(y)
+    if not y.size:
+        return ""
+    if y.size < 3 or y.min() == y.max():
+        return f"{name} {between(y)}".strip()
+    return f"{name} from {short(y[0])} to {short(y[-1])}, {between(y)}".strip()
+
+
+def bars(ax):
+    """What each bar says, by the label of its tick."""
+    told = []
+    for container in ax.containers:
+        if not hasattr(container, "patches"):
+            continue
+        across = getattr(container, "orientation", "vertical") == "horizontal"
+        ticks = tick_labels(ax.yaxis if across else ax.xaxis)
+        label = container.get_label()
+        for bar in container.patches:
+            (left, bottom), width, height = bar.xy, bar.get_width(), bar.get_height()
+            place = bottom + height / 2 if across else left + width / 2
+            near = min(ticks, key=lambda at: abs(at - place), default=None)
+            size = short(width if across else height)
+            words = [ticks.get(near, ""), "" if label.startswith("_") else label, size]
+            told.append(" ".join(filter(None, words)))
+    return told
+
+
+def tick_labels(axis):
+    """The label of each tick, by its place."""
+    labels = [" ".join(label.get_text().split()) for label in axis.get_ticklabels()]
+    return dict(zip(axis.get_ticklocs(), labels, strict=True))
+
+
+def between(numbers):
+    """The least and the greatest, or the one number that all are."""
+    numbers = finite(numbers)
+    if not numbers.size:
+        return "nothing finite"
+    least, most = short(numbers.min()), short(numbers.max())
+    return least if least == most else f"between {least} and {most}"
+
+
+def finite(numbers):
+    numbers = np.asarray(numbers, float)
+    return numbers[np.isfinite(numbers)]
+
+
+def short(number):
+    """A number with three digits that count."""
+    return f"{number:.3g}"

@@ -1,0 +1,395 @@
+"""What makes a page of a script: claims, Wrong and Right, figures' texts, links, notebooks."""
+
+import io
+import json
+
+import alternative_texts
+import claimed
+import fixes
+import matplotlib.pyplot as plt
+import nbformat
+import notebooks
+import numpy as np
+import pytest
+import see_also
+from bs4 import BeautifulSoup
+from matplotlib.figure import Figure
+from sphinx.application import Sphinx
+
+from bnref_gallery import claims
+
+CLAIM = {
+    "values": [0.91, 0.94, 0.97],
+    "says": "test accuracy",
+    "bounds": "each is above 0.9",
+    "above": 0.9,
+    "below": None,
+}
+
+
+@pytest.fixture
+def claim(monkeypatch):
+    monkeypatch.setattr(claims, "_held", {})
+    return claims.claim
+
+
+def test_a_claim_that_holds_is_printed_and_kept(claim, capsys):
+    claim("named", [0.91, 0.97], "test accuracy", above=0.9)
+    assert capsys.readouterr().out == (
+        "test accuracy: 0.94 (0.91 to 0.97, 2 values); each is above 0.9, as claimed\n"
+    )
+    claim("one", np.float32(2), "seconds", above=1, below=3)
+    assert capsys.readouterr().out == "seconds: 2; it is above 1 and below 3, as claimed\n"
+    assert list(claims.held()) == ["named", "one"]
+    assert claims.held()["named"] == {
+        "values": [0.91, 0.97], "says": "test accuracy", "bounds": "each is above 0.9",
+        "above": 0.9, "below": None,
+    }  # fmt: skip
+    claims.forget()
+    assert claims.held() == {}
+
+
+def test_each_value_has_to_lie_within_the_bounds_or_their_mean(claim):
+    claim("mean", [0.5, 1.5], "ratio", above=0.9, below=1.1, of="mean")
+    with pytest.raises(AssertionError, match=r"ratio: 1 \(0.5 to 1.5, 2 values\), but each has"):
+        claim("each", [0.5, 1.5], "ratio", above=0.9)
+    with pytest.raises(AssertionError, match="below 1"):
+        claim("level", 1.0, "a bound is not reached", below=1)
+    assert list(claims.held()) == ["mean"], "what does not hold is not kept"
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"name": "not a name"}, "name must be letters"),
+        ({"above": None}, "needs above, below or both"),
+        ({"values": []}, "values must be finite numbers, one or more"),
+        ({"values": [1, np.nan]}, "values must be finite numbers"),
+        ({"of": "all"}, "of must be 'each' or 'mean'; received 'all'"),
+    ],
+)
+def test_a_claim_that_says_nothing_is_refused(claim, given, message):
+    good = {"name": "it", "values": [1.0], "says": "it", "above": 0}
+    with pytest.raises(ValueError, match=message):
+        claim(**{**good, **given})
+    claim(**good)
+    with pytest.raises(ValueError, match="'it' was claimed before"):
+        claim(**good)
+
+
+@pytest.mark.parametrize(
+    "written, shown",
+    [
+        ("90 %", "94 %"),
+        ("90.5 %", "94.0 %"),
+        ("0.91", "0.94"),
+        ("90 to 95 %", "91 to 97 %"),
+        ("9 points", "94 points"),
+        ("1,000 times", "1 times"),
+    ],
+)
+def test_the_measured_number_is_written_as_the_script_writes_it(written, shown):
+    assert claimed.measured(written, CLAIM) == shown
+
+
+def test_thousands_keep_their_comma_and_numbers_their_sign():
+    assert claimed.measured("1,000", {"values": [23456.7]}) == "23,457"
+    assert claimed.measured("-0.5", {"values": [-0.26]}) == "-0.3"
+
+
+def test_what_is_written_has_to_lie_within_the_bounds_to_the_digits_written():
+    assert claimed.outside_of_bounds("94 %", CLAIM) == ""
+    assert claimed.outside_of_bounds("90 %", CLAIM) == "", "0.904 is written so"
+    assert claimed.outside_of_bounds("89 %", CLAIM) == "each is above 0.9"
+    assert claimed.outside_of_bounds("0.5", {**CLAIM, "above": None, "below": 0.4})
+
+
+CODE = """
+.. code-block:: Python
+
+    {}
+"""
+PAGE = """
+Of cats
+=======
+
+Cats are {lead}.
+
+.. symptom:: no luck
+   :cause: a cat
+   :check: look at a cat
+   :likelihood: often
+   :question: 2
+
+Check
+-----
+Look. See `#7 <https://example.org/7>`_.
+{imports}
+Fix
+---
+Feed it.
+
+Wrong
+^^^^^
+{wrong}
+Right
+^^^^^
+{right}
+Why
+---
+{why}
+
+Proof
+-----
+Here.
+"""
+OTHER = """
+Of dogs
+=======
+
+Dogs.
+
+.. symptom:: no luck
+   :cause: a dog
+   :check: look at a dog
+   :likelihood: seldom
+   :question: 3
+"""
+HOME = """
+Home
+====
+
+.. toctree::
+   :glob:
+
+   gallery/*/*
+   symptoms
+"""
+FINDER = """
+Finder
+======
+
+No luck
+-------
+
+.. causes:: no luck
+"""
+
+
+class Pages:
+    """A small site of gallery pages."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.told = folder, ""
+        self.feet = folder / "feet"
+        self.feet.mkdir()
+        monkeypatch.setattr(claimed, "FOLDER", self.feet)
+        monkeypatch.setattr(see_also, "thread_titles", lambda: {"https://example.org/7": "My cat"})
+        monkeypatch.delenv("BNREF_EXECUTE", raising=False)
+        for name, text in (("index", HOME), ("symptoms", FINDER)):
+            (folder / f"{name}.rst").write_text(text)
+        self.write("pitfalls/plot_dog", OTHER)
+        for name in ("", "_and_two", "_and_three"):
+            self.write(f"questions/plot_two_towers{name}", f"T{name}\n{'=' * 20}\n\nText.\n")
+
+    def write(self, name, text):
+        path = self.folder / "gallery" / f"{name}.rst"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+
+    def build(self, *, lead="4", claims=None, why="Because.", **code):
+        parts = {name: CODE.format("\n    ".join(lines)) for name, lines in code.items()}
+        given = {"imports": "", "wrong": CODE.format("a = 1"), "right": CODE.format("a = 2")}
+        self.write("pitfalls/plot_cat", PAGE.format(lead=lead, why=why, **{**given, **parts}))
+        if claims is not None:
+            (self.feet / "plot_cat.json").write_text(json.dumps({"claims": claims}))
+        extensions = ["finder", "sphinx_design", "claimed", "fixes", "answer_first", "see_also"]
+        told = io.StringIO()
+        app = Sphinx(
+            self.folder, None, self.folder / "out", self.folder / "trees", "html",
+            confoverrides={"extensions": extensions, "html_theme": "basic"},
+            status=None, warning=told, freshenv=True,
+        )  # fmt: skip
+        app.build()
+        lines = told.getvalue().splitlines()
+        self.told = "\n".join(line for line in lines if "already registered" not in line)
+        return self
+
+    def page(self, name="pitfalls/plot_cat"):
+        path = self.folder / "out" / "gallery" / f"{name}.html"
+        return BeautifulSoup(path.read_text("utf-8"), "html.parser")
+
+
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    return Pages(tmp_path, monkeypatch)
+
+
+def test_a_page_shows_what_it_measured_and_what_is_behind_it(pages):
+    page = pages.build(lead=":claim:`90 % <named>` fine", claims={"named": CLAIM}).page()
+    assert pages.told == ""
+    number = page.find("strong", class_="claim")
+    assert number.get_text() == "94 %" and number["tabindex"] == "0"
+    assert number["data-told"] == (
+        "test accuracy, 3 values from 0.91 to 0.97. The build fails unless each is above 0.9."
+    )
+    written = json.loads((pages.folder / "out" / "claims.json").read_text())
+    assert written == {"gallery/pitfalls/plot_cat": {"named": CLAIM}}
+
+
+def test_a_page_that_was_not_run_shows_what_is_written(pages):
+    page = pages.build(lead=":claim:`90 % <named>` fine").page()
+    assert pages.told == "" and page.find("strong", class_="claim").get_text() == "90 %"
+
+
+@pytest.mark.parametrize(
+    "lead, message",
+    [
+        ("**9 of 10**", "bold, and no claim: '9 of 10'"),
+        (":claim:`80 % <named>`", "written '80 %', but named is each is above 0.9"),
+        (":claim:`94 % <other>`", "no proof claims 'other'"),
+        (":claim:`94 %`", "claim needs one or two numbers and <name>"),
+        (":claim:`many <named>`", "claim needs one or two numbers and <name>"),
+    ],
+)
+def test_a_number_that_nothing_holds_is_a_warning(pages, lead, message):
+    pages.build(lead=lead, claims={"named": CLAIM})
+    assert message in pages.told
+
+
+def test_wrong_and_right_stand_beside_each_other_and_are_no_sections(pages):
+    page = pages.build().page()
+    sides = page.find(class_="fix-pair").find_all(class_="fix-side")
+    assert [side.get_text(" ", strip=True) for side in sides] == ["Wrong a = 1", "Right a = 2"]
+    assert [title.get_text()[:-1] for title in page.find_all("h2")] == [
+        "Check",
+        "Fix",
+        "Why",
+        "Proof",
+    ]
+    assert pages.told == ""
+
+
+def test_other_libraries_are_tabs_of_their_own(pages):
+    more = "Wrong, tf_keras\n^^^^^^^^^^^^^^^\n.\n\nRight, tf_keras\n^^^^^^^^^^^^^^^\n.\n"
+    pages.write("pitfalls/plot_cow", PAGE.format(
+        lead="4", imports="", why="", wrong=CODE.format("a"), right=CODE.format("b") + "\n" + more,
+    ))  # fmt: skip
+    labels = pages.build().page("pitfalls/plot_cow").find_all(class_="sd-tab-label")
+    assert [label.get_text(strip=True) for label in labels] == ["Keras 3", "tf_keras"]
+
+
+def test_a_fix_is_short_and_has_two_sides(pages):
+    pages.build(wrong=[f"a{i} = {i}" for i in range(10)])
+    assert pages.told == ""
+    pages.build(wrong=[f"a{i} = {i}" for i in range(11)])
+    assert f"Wrong has 11 lines of code, more than {fixes.LINES}" in pages.told
+    pages.write("pitfalls/plot_cow", "Cow\n===\n\nMoo.\n\nFix\n---\nText.\n")
+    pages.build()
+    assert "a section Fix without Wrong and Right" in pages.told
+
+
+def test_the_check_says_what_to_look_at_and_imports_are_folded(pages):
+    page = pages.build(imports=["import keras", "from bnref import doctor"]).page()
+    assert page.find(class_="page-seen").get_text() == "You see: no luck"
+    check = page.find(id="check")
+    assert "look at a cat" in check.find("ul").get_text() and not page.find(class_="symptom")
+    assert check.find("summary").get_text() == "The imports of this page"
+
+
+def test_what_shares_a_symptom_is_related_and_a_thread_has_its_title(pages):
+    page = pages.build().page()
+    assert page.find(class_="see-also").get_text().strip() == "Related: Of dogs"
+    assert page.find(class_="see-also").a["href"] == "plot_dog.html"
+    assert "#7 (“My cat”)" in page.find(id="check").get_text()
+
+
+def test_pages_on_a_post_lead_to_those_before_and_after(pages):
+    page = pages.build().page("questions/plot_two_towers_and_three")
+    lines = [each.get_text() for each in page.find(class_="see-also").find_all("p")]
+    assert lines == ["Before this in the series: T", "After this in the series: T_and_two"]
+    first = pages.page("questions/plot_two_towers").find(class_="see-also")
+    assert first.get_text().strip() == "After this in the series: T_and_three"
+
+
+ARTICLE = """<html><article class="bd-article"><h1>It<a class="headerlink">#</a></h1>
+<p>See <a href="../variants/plot_b.html#x">B</a> and <a href="https://example.org">C</a>.</p>
+<img src="../../_images/sphx_glr_plot_it_001.png" alt="A"/>
+<p class="page-made">Made in 3 s.</p>
+<div class="highlight-python notranslate"><pre>print(doctor)</pre></div>
+<div class="proof"><details><summary>Imports</summary>
+<div class="highlight-Python notranslate"><pre>a = <a href="#">1</a>
+b = "<b>"</pre></div></details></div>
+<p>More.</p>
+<div class="highlight-Python notranslate"><pre>print(a)
+plt.show()</pre></div>
+<p class="sphx-glr-script-out">Out:</p>
+<div class="sphx-glr-script-out highlight-none"><pre>1
+</pre></div>
+</article></html>""".replace('"<b>"', '"&lt;b&gt;"')
+
+
+def test_a_notebook_has_the_pages_text_code_and_outputs(monkeypatch):
+    monkeypatch.setenv("BNREF_SITE", "https://example.org/site")
+    monkeypatch.setenv("BNREF_INSTALL", "bnref[gallery]==1.0")
+    made = notebooks.notebook(ARTICLE, "gallery/pitfalls/plot_it.html", [b"a picture"])
+    install, text, first, more, second = nbformat.reads(made, as_version=4)["cells"]
+    assert install["source"].endswith('# %pip install "bnref[gallery]==1.0"')
+    assert text["source"].startswith("# It\n\nSee [B](https://example.org/site/gallery/variants/")
+    assert "plot_b.html#x" in text["source"] and "[C](https://example.org)" in text["source"]
+    assert "print(doctor)" in text["source"] and "Made in" not in text["source"]
+    assert first["source"] == 'a = 1\nb = "<b>"' and first["outputs"] == []
+    assert more["source"] == "More."
+    assert second["source"] == "print(a)\nplt.show()"
+    printed, picture = second["outputs"]
+    assert printed["text"] == "1\n" and "image/png" in picture["data"]
+    assert made == notebooks.notebook(ARTICLE, "gallery/pitfalls/plot_it.html", [b"a picture"])
+
+
+def test_where_nobody_says_where_the_site_is_links_within_it_are_text(monkeypatch):
+    for name in ("BNREF_SITE", "BNREF_INSTALL", "BNREF_REPOSITORY", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    made = nbformat.reads(notebooks.notebook(ARTICLE, "gallery/a/b.html", [b""]), as_version=4)
+    assert "See B and [C](https://example.org)." in made["cells"][1]["source"]
+    assert made["cells"][0]["source"].endswith('# %pip install ".[gallery]"')
+
+
+def test_a_figure_is_told_with_its_numbers():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    left.plot([1, 2, 3], [0.5, 0.25, 0.75], label="named")
+    left.plot([1, 2, 3], [np.nan, 2, 2], label="level")
+    left.axhline(0.3, color="k")  # not in the legend, so not told
+    left.set(title="Test $x$ accuracy", xlabel="epoch", ylabel="share")
+    right.bar(["one", "two"], [3, 4.5])
+    right.set(title="Seconds")
+    assert alternative_texts.describe(figure) == (
+        "Test x accuracy (share over epoch): named from 0.5 to 0.75, between 0.25 and 0.75; "
+        "level 2. Seconds: one 3; two 4.5."
+    )
+
+
+def test_dots_of_categories_are_told_by_category_and_what_is_long_is_cut():
+    figure = Figure()
+    ax = figure.subplots()
+    ax.plot([0.2, 0.4], ["wrong"] * 2, "o")
+    assert alternative_texts.describe(figure) == "wrong between 0.2 and 0.4."
+    ax.set_title("word " * 400)
+    told = alternative_texts.describe(figure)
+    assert told.endswith("word …") and len(told) <= alternative_texts.LONGEST + 2
+    for number in range(20):
+        ax.plot([0, 1], [number, number], label=f"line {number}")
+    ax.set_title("")
+    assert "line 7 7; and 12 more" in alternative_texts.describe(figure)
+
+
+def test_a_figure_with_pictures_keeps_its_colours_and_quotes_cannot_leave_the_text(monkeypatch):
+    figure = plt.figure()
+    figure.subplots().imshow(np.eye(3))
+    figure.suptitle('a "cat"')
+    rst = ".. image-sg:: /a.png\n   :alt: its title\n   :class: sphx-glr-single-img\n"
+    monkeypatch.setattr("sphinx_gallery.scrapers.matplotlib_scraper", lambda *_, **__: rst)
+    found = alternative_texts.scraper(None, None, None)
+    plt.close(figure)
+    assert ":alt: a &quot;cat&quot;. 1 picture.\n" in found
+    assert ":class: sphx-glr-single-img keeps-colours\n" in found
