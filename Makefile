@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help html html-fast serve test test-fast test-oldest lint format linkcheck dist clean distclean
+.PHONY: help html html-fast page serve test test-fast test-oldest lint format linkcheck dist clean distclean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -51,6 +51,9 @@ html: $(INSTALLED) ## train, draw and render the site to docs/_build/html
 
 html-fast: $(INSTALLED) ## render the texts without running a page, to docs/_build/html-fast
 	$(PY) docs/build.py fast
+
+page: $(INSTALLED) ## write the skeleton of a gallery page: make page NAME=pitfalls/the_mean_is_late
+	$(PY) docs/new_page.py "$(NAME)"
 
 serve: ## show the built site on http://127.0.0.1:8000
 	@test -e docs/_build/html/index.html || { echo "nothing built yet: make html" >&2; exit 1; }

@@ -2,22 +2,34 @@
 
 import io
 import json
+import re
+import runpy
 
 import alternative_texts
 import claimed
 import fixes
 import matplotlib.pyplot as plt
 import nbformat
+import new_page
 import notebooks
 import numpy as np
 import pytest
 import see_also
 from bs4 import BeautifulSoup
+from helpers import ROOT
 from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 
 from bnref_gallery import claims
 
+ORDER = ["Check", "Fix", "Why", "Experiment", "Proof"]
+# The headings of cells; those of Wrong and Right lie deeper.
+HEADINGS = re.compile(r"^# (.+)\n# -+$", re.MULTILINE)
+TO_THE_CONTRACT = [
+    path
+    for path in sorted((ROOT / "gallery" / "pitfalls").glob("plot_*.py"))
+    if "\n# Proof\n" in path.read_text("utf-8")
+]
 CLAIM = {
     "values": [0.91, 0.94, 0.97],
     "says": "test accuracy",
@@ -310,6 +322,34 @@ def test_pages_on_a_post_lead_to_those_before_and_after(pages):
     assert lines == ["Before this in the series: T", "After this in the series: T_and_two"]
     first = pages.page("questions/plot_two_towers").find(class_="see-also")
     assert first.get_text().strip() == "After this in the series: T_and_three"
+
+
+def test_the_skeleton_of_a_page_runs_and_follows_the_order(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gallery" / "pitfalls").mkdir(parents=True)
+    (tmp_path / "gallery" / "pitfalls" / "GALLERY_HEADER.rst").touch()
+    monkeypatch.setattr(new_page, "ROOT", tmp_path)
+    new_page.main("pitfalls/the_mean_is_late")
+    path = tmp_path / "gallery" / "pitfalls" / "plot_the_mean_is_late.py"
+    assert HEADINGS.findall(path.read_text()) == ORDER
+    monkeypatch.setattr(claims, "_held", {})
+    monkeypatch.setattr(plt, "show", lambda: None)
+    runpy.run_path(str(path))
+    plt.close("all")
+    assert list(claims.held()) == ["wrong", "right"]
+    for name, message in (
+        ("pitfalls/plot_the_mean_is_late", "is there already"),
+        ("the_mean_is_late", "NAME must be a section and a finding"),
+        ("pitfall/it", "the section one of pitfalls"),
+        ("pitfalls/Not a name", "received 'pitfalls/Not a name'"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            new_page.main(name)
+    assert len(list(tmp_path.rglob("*.py"))) == 1
+
+
+@pytest.mark.parametrize("script", TO_THE_CONTRACT, ids=lambda path: path.stem)
+def test_a_page_has_its_headings_in_the_order_of_all_pages(script):
+    assert HEADINGS.findall(script.read_text("utf-8")) == ORDER
 
 
 ARTICLE = """<html><article class="bd-article"><h1>It<a class="headerlink">#</a></h1>
