@@ -28,7 +28,7 @@ SECTIONS = {
     "gallery/performance": "Performance",
     "upstream": "Reports to the frameworks",
 }
-NO_PAGES = {"genindex.html", "py-modindex.html", "search.html"}
+NO_PAGES = {"404.html", "genindex.html", "py-modindex.html", "search.html"}
 
 
 class Converter(MarkdownConverter):

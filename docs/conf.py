@@ -42,6 +42,7 @@ extensions = [
     "versions",
     "accessible",
     "page_tools",
+    "told_to_others",
 ]
 
 # The gallery's notebooks are for readers to download; myst-nb must not run them again.
@@ -105,6 +106,7 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "bnref: batch normalization in TensorFlow, by experiment"
 html_short_title = "bnref"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css", "search.css"]
 html_js_files = [("search_field.js", {"defer": "defer"})]
