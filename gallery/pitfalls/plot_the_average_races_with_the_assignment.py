@@ -5,8 +5,8 @@ The average races with the assignment: it takes this step's moments or the last 
 Some TensorFlow 1 code first assigns the batch's moments to a variable and then updates a moving
 average of that variable, as method 1 of :doc:`two towers </gallery/questions/plot_two_towers>`
 does. Nothing says which of the two happens first. Where the tower's device has memory of its own,
-the average took the previous step's moments in :claim:`100 % <late_steps>` of the steps. The cost is
-a step of lag and no more: behind a mean that rises by 10 in each step, the average stays
+the average took the previous step's moments in :claim:`100 % <late_steps>` of the steps. The cost
+is a step of lag and no more: behind a mean that rises by 10 in each step, the average stays
 :claim:`20 <lag_wrong>` behind in place of :claim:`10 <lag_right>`, at a decay of 0.5.
 
 .. symptom:: validation jumps
@@ -73,7 +73,7 @@ def average_of_the_moments(x):
 # ``apply`` subtracts (1 − ρ)(average − variable) from the average. In TensorFlow 2.21 the tower's
 # device computes that, and the variable's value leaves for there when the step begins: a control
 # dependency holds back the subtraction, and not the copy. TensorFlow 1.1 computed it on the
-# variable's device; there the dependency is enough. ``ExponentialMovingAverage`` itself is innocent.
+# variable's device; there the dependency is enough. ``ExponentialMovingAverage`` is innocent.
 #
 # Behind a mean that moves by d in each step, an average of decay ρ lags by dρ/(1 − ρ). With the
 # previous step's moments it lags by d/(1 − ρ): at a decay of 0.5 that is twice as much, at 0.99 one

@@ -5,7 +5,7 @@ Batch statistics can give the answer away: the loss falls to 0 on pure noise
 A contrastive model has to find, among 32 keys, the one that belongs to a query. Where a query and
 its key are normalized in a group of their own, the normalized key is exactly minus the query. The
 training loss then falls from log 32 = 3.5 to :claim:`0.04 <one_pair>` on noise, where there is
-nothing to learn, and at inference the model is right for :claim:`3 % <at_inference>` of the queries,
+nothing to learn. At inference the model is right for :claim:`3 % <at_inference>` of the queries,
 which is chance. Shuffling the keys over the groups ends that, and so does one batch of all pairs.
 
 .. symptom:: test accuracy near chance
@@ -170,7 +170,7 @@ plt.show()
 
 # %%
 # The doctor is asked of a classifier of large and small examples: where each batch has a scale of
-# its own, so that only its deviation tells which are the large ones; and where each example has one.
+# its own, so that only its deviation tells which are the large ones; or where each example has one.
 
 
 def classified(scale_of):
