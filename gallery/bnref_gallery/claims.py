@@ -37,7 +37,7 @@ def claim(name, values, says, *, above=None, below=None, of="each"):
     found = np.ravel(np.asarray(values, np.float64))
     _refuse_what_says_nothing(name, found, above, below, of)
     bounds = " and ".join(
-        f"{word} {_short(bound)}"
+        f"{word} {bound:.6g}"
         for word, bound in (("above", above), ("below", below))
         if bound is not None
     )
