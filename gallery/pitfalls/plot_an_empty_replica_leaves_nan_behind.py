@@ -2,15 +2,12 @@
 An empty replica leaves NaN behind, and unequal ones a wrong mean
 =================================================================
 
-The last batch of a data set can leave a replica **without an example**. Its mean is 0/0, and in
-Keras 3 its moving statistics are **NaN** from then on. The first replica's, which are read and
-saved, stay clean; but the gradient of γ is NaN as well, and after one step **γ is NaN everywhere**,
-while the loss is finite. tf_keras gives no NaN, but saves the mean over the replicas: 60 and 4
-examples with means near 0 and 10 have together the mean 0.7 and the variance **7.5**; the means of
-theirs are 5.4 and **0.7**. Right: ``synchronized=True``, :class:`~bnref.layers.PooledBatchNorm`.
-
-The symptom: NaN after an epoch's last batch; or worse results where batches do not divide evenly.
-Question 2, *remembered how*, is answered wrongly: without the counts.
+The last batch of a data set can leave a replica without an example. Its mean is 0/0, and in Keras 3
+its moving statistics are NaN from then on. The first replica's, which are read and saved, stay
+clean; but the gradient of γ is NaN as well, and after one step γ is NaN on every replica, while the
+loss is finite. tf_keras gives no NaN, but saves the mean over the replicas: 60 and 4 examples with
+means near 0 and 10 have together a variance of :claim:`7.5 <true>`; the mean of their two variances
+is :claim:`0.7 <mean_of_variances>`.
 
 .. symptom:: NaN or infinity
    :doctor: empty_replica
@@ -25,6 +22,12 @@ Question 2, *remembered how*, is answered wrongly: without the counts.
    :question: 2
 """
 
+# %%
+# Check
+# -----
+# Give the check the data as ``fit`` gets them: it counts how the last batch is shared out. Of a
+# model that is trained already, look for NaN in γ and in each replica's statistics.
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,24 +37,82 @@ import tf_keras
 import bnref
 from bnref import devices, doctor, training
 from bnref_gallery import defects
+from bnref_gallery.claims import claim
+
+# %%
+# Fix
+# ---
+# Drop the remainder, or take a norm that counts the examples of all replicas.
+#
+# Wrong
+# ^^^^^
+
+
+def batches(dataset):
+    return dataset.batch(32)
+
+
+# %%
+# Right
+# ^^^^^
+
+
+def whole_batches(dataset):
+    return dataset.batch(32, drop_remainder=True)
+
+
+# %%
+# Wrong, the norm
+# ^^^^^^^^^^^^^^^
+
+
+def norm_of_each_replica(**options):
+    return keras.layers.BatchNormalization(**options)
+
+
+# %%
+# Right, the norm
+# ^^^^^^^^^^^^^^^
+
+
+def norm_of_all_replicas(**options):
+    return keras.layers.BatchNormalization(synchronized=True, **options)
+
+
+# %%
+# Why
+# ---
+# It goes wrong at question 2 (remembered how): without the counts. Of n examples each of R replicas
+# gets ⌈n/R⌉ until none are left: 10 for 8 replicas are 2, 2, 2, 2, 2, 0, 0, 0. A mean loss over no
+# example is NaN too, so divide the sum by the global batch.
+#
+# Met in `keras-team/keras#11858 <https://github.com/keras-team/keras/issues/11858>`_ (NaN in the
+# weights of a model whose loss was fine) and `tensorflow/tensorflow#52986
+# <https://github.com/tensorflow/tensorflow/issues/52986>`_.
+#
+# Experiment
+# ----------
+# How 33 examples are shared out over two replicas, in batches of 32.
 
 devices.configure()
 strategy = training.strategy(2)
 on_each = strategy.experimental_local_results
 
+
+def shares(batched):
+    dataset = strategy.experimental_distribute_dataset(batched(tf.data.Dataset.range(33)))
+    return [[len(part) for part in on_each(batch)] for batch in dataset]
+
+
+print("with the remainder:", shares(batches), "without:", shares(whole_batches))
+
 # %%
-# Of n examples each of R replicas gets ⌈n/R⌉ until none are left: 10 for 8 replicas are 2, 2, 2, 2,
-# 2, 0, 0, 0. And 33 in batches of 32 for two replicas are shared out so:
-
-dataset = strategy.experimental_distribute_dataset(tf.data.Dataset.range(33).batch(32))
-shares = [[len(part) for part in on_each(batch)] for batch in dataset]
-shares
-
-# %%
-# What layers remember of one batch, at momentum 0, with 64 − n examples and with n on the replicas:
+# What layers remember of one batch, at momentum 0, with 64 − n examples and with n on the replicas.
 
 
-class MeanOfReplicas(keras.layers.BatchNormalization):  # wrong unless the shares are equal
+class MeanOfReplicas(keras.layers.BatchNormalization):
+    """Reads and saves the mean over the replicas, as tf_keras does."""
+
     def add_weight(self, *args, **options):
         if options["name"].startswith("moving"):
             options["aggregation"] = "mean"
@@ -59,24 +120,19 @@ class MeanOfReplicas(keras.layers.BatchNormalization):  # wrong unless the share
 
 
 NORMS = {
-    "Keras": keras.layers.BatchNormalization,  # wrong: the first replica's are read and saved
+    "Keras": norm_of_each_replica,
     "Keras, mean": MeanOfReplicas,
-    "tf_keras": tf_keras.layers.BatchNormalization,  # wrong too: the mean is read and saved
-    "synchronized": lambda **kw: keras.layers.BatchNormalization(synchronized=True, **kw),  # right
-    "PooledBatchNorm": bnref.PooledBatchNorm,  # right
+    "tf_keras": tf_keras.layers.BatchNormalization,
+    "synchronized": norm_of_all_replicas,
+    "PooledBatchNorm": bnref.PooledBatchNorm,
 }
 x = np.float32(np.random.default_rng(0).standard_normal((2, 64, 1)) + [[[0]], [[10]]])
-sizes = 32, 24, 16, 8, 4, 1, 0
+SIZES = 32, 24, 16, 8, 4, 1, 0
 
 
-def remembered(norm):
-    """Mean, variance and γ, as read and as the second replica has them, and the loss, per size."""
-    with strategy.scope():
-        layer = norm(momentum=0.0)
-        layer.build((None, 1))
-        library = tf_keras if isinstance(layer, tf_keras.layers.Layer) else keras
-        optimizer, weights = library.optimizers.SGD(1e-3), layer.trainable_variables
-        optimizer.build(weights)
+def trained_by(layer, optimizer):
+    """One step of a layer that is to put out zeros; returns the loss."""
+    weights = layer.trainable_variables
 
     def train(share):
         with tf.GradientTape() as tape:
@@ -84,52 +140,69 @@ def remembered(norm):
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
 
-    train = training.on_replicas(strategy, train)
+    return training.on_replicas(strategy, train)
+
+
+def remembered(norm):
+    """Mean, variance, γ and the loss: as read, and as the second replica has them; by size."""
+    with strategy.scope():
+        layer = norm(momentum=0.0)
+        layer.build((None, 1))
+        of_tf_keras = isinstance(layer, tf_keras.layers.Layer)
+        optimizer = (tf_keras if of_tf_keras else keras).optimizers.SGD(1e-3)
+        optimizer.build(layer.trainable_variables)
+    train, rows = trained_by(layer, optimizer), []
     read = layer.moving_mean, layer.moving_variance, layer.gamma
-    for size in sizes:
+    for size in SIZES:
         loss = sum(train([x[0, size:], x[1, :size]]))
-        second = [on_each(v if library is tf_keras else v.value)[1] for v in read]
-        yield [[float(v.numpy()[0]) for v in (*each, loss)] for each in (read, second)]
+        second = [on_each(v if of_tf_keras else v.value)[1] for v in read]
+        rows.append([[float(v.numpy()[0]) for v in (*each, loss)] for each in (read, second)])
+    return np.array(rows)
 
 
-read = {name: np.array([*remembered(norm)]) for name, norm in NORMS.items()}
-both = [np.concatenate([x[0, size:], x[1, :size]]) for size in sizes]
-true = np.array([[each.mean(), each.var()] for each in both])
+read = {name: remembered(norm) for name, norm in NORMS.items()}
+together = [np.concatenate([x[0, size:], x[1, :size]]) for size in SIZES]
+true = np.array([[each.mean(), each.var()] for each in together])
+
+# %%
 
 fig, axes = plt.subplots(1, 2, figsize=(6.2, 3.6), layout="constrained")
 for k, (ax, title) in enumerate(zip(axes, ("Mean", "Variance"), strict=True)):
     for name, style in zip(read, ("C1s-", "C3v-", "C4x-", "C0o", "C2+"), strict=True):
-        ax.plot(sizes, read[name][:, 0, k], style, ms=8, label=None if k else name)
-    ax.plot(sizes, true[:, k], "k:", label=None if k else "both replicas together")
-    ax.set(title=f"{title} remembered", xlabel="second replica's share of 64", xticks=sizes[:-2])
+        ax.plot(SIZES, read[name][:, 0, k], style, ms=8, label=None if k else name)
+    ax.plot(SIZES, true[:, k], "k:", label=None if k else "both replicas together")
+    ax.set(title=f"{title} remembered", xlabel="second replica's share of 64", xticks=SIZES[:-2])
 fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# At n = 0 the triangle is missing: NaN. A mean loss over no example is NaN too: divide the sum by
-# the global batch. To check your own model, look for NaN in γ and in ``on_each`` of the statistics,
-# or before it is trained ``bnref.doctor.examine(model, data, only=["empty_replica"])``. The fix is
-# ``dataset.batch(32, drop_remainder=True)``, or one of the last two layers. Met in
-# `keras-team/keras#11858 <https://github.com/keras-team/keras/issues/11858>`_ (NaN in the weights
-# of a model whose loss was fine) and `tensorflow/tensorflow#52986
-# <https://github.com/tensorflow/tensorflow/issues/52986>`_.
-#
-# Conclusion
-# ----------
+# Proof
+# -----
+# At a share of 0 the triangle of "Keras, mean" is missing from the figure: it is NaN.
 
 print("empty second replica:", *(f"{name} {v[-1].round(2).tolist()}" for name, v in read.items()))
 print("60 and 4:", *(f"{name} {v[4, 0, :2].round(2)}" for name, v in read.items()), "true", true[4])
-assert shares == [[16, 16], [1, 0]]
+assert shares(batches) == [[16, 16], [1, 0]], "the last batch leaves a replica empty"
+assert shares(whole_batches) == [[16, 16]], "none is left empty without the remainder"
 saved, spread, mean, synchronized, pooled = (each[..., :2] for each in read.values())
 gamma, loss = np.moveaxis([*read.values()], -1, 0)[2:]
 shows = np.isfinite(saved[:-1]).all() and np.isnan(saved[-1, 1]).all()
 defects.defect("empty_replica_nan", shows)
-assert not shows or (np.isnan(spread[-1]).all() and np.isfinite(saved[:, 0]).all())
-assert (np.isnan(gamma[:2, -1]) == shows).all() and np.isnan(gamma).sum() == 4 * shows
-assert np.isfinite(loss).all() and np.isnan(float(tf.reduce_mean(tf.zeros(0))))
-assert np.isfinite(mean).all() and (mean[-1, 1] == mean[-2, 1]).all(), "tf_keras leaves them"
-assert np.allclose([true[4], spread[4, 0], mean[4, 0]], [(0.7, 7.5), *[(5.4, 0.7)] * 2], atol=0.1)
-assert abs(np.stack([synchronized, pooled]) - true[:, None]).max() < 1e-3
+if shows:
+    assert np.isnan(spread[-1]).all(), "the mean over the replicas is NaN on each"
+    assert np.isfinite(saved[:, 0]).all(), "what Keras reads and saves stays clean"
+assert (np.isnan(gamma[:2, -1]) == shows).all(), "γ of Keras 3 is NaN on both replicas"
+assert np.isnan(gamma).sum() == 4 * shows, "and no other γ"
+assert np.isfinite(loss).all(), "the loss, a sum over all examples, is finite"
+assert np.isnan(float(tf.reduce_mean(tf.zeros(0)))), "a mean over no example is not"
+assert np.isfinite(mean).all(), "tf_keras gives no NaN"
+assert (mean[-1, 1] == mean[-2, 1]).all(), "and leaves the empty replica's statistics"
+assert abs(true[4, 0] - 0.7) < 0.1, "the mean of 60 and 4 examples together"
+assert np.allclose([spread[4, 0], mean[4, 0]], [(5.4, 0.7)] * 2, atol=0.1), "means over replicas"
+claim("true", true[4, 1], "variance of 60 and 4 examples together", above=7.3, below=7.7)
+claim("mean_of_variances", mean[4, 0, 1], "tf_keras, of 60 and 4", above=0.6, below=0.8)
+right_ones = np.stack([synchronized, pooled])
+assert abs(right_ones - true[:, None]).max() < 1e-3, "two layers remember both replicas together"
 
 
 def found(name, number):
@@ -143,4 +216,5 @@ evidence = found("Keras", 33)
 print("the doctor, of the wrong layer:", *evidence)
 assert evidence, "the check fires on 33 examples in batches of 32"
 assert not found("Keras", 32), "is silent on 32"
-assert not found("synchronized", 33) + found("PooledBatchNorm", 33), "and on the right layers"
+assert not found("synchronized", 33), "and on the synchronized layer"
+assert not found("PooledBatchNorm", 33), "and on the one that pools its memory"

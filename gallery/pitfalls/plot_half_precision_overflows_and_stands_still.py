@@ -2,17 +2,12 @@
 In half precision sums of squares overflow, and moving averages stand still
 ===========================================================================
 
-float16 ends at 65,504. A variance taken in it is infinite once the sum of N squares is above that:
-with 512 values from **σ = 11** on, or with one value more than 256 from the mean. The layer then
-puts out **0 for every input**, or NaN. bfloat16 does not overflow, but a moving average kept in it
-stops where a step is less than half a unit in its last place: on its way from 1 to 4 with ρ = 0.99
-at **3.22**, and what should go from 1 to 1.3 never moves. Keras 3 is safe under its *mixed*
-policies, where statistics and averages are float32; under a pure ``"bfloat16"`` or ``"float16"``
-its averages stand still.
-
-The symptom: NaN, equal outputs or moving statistics that hardly move, in half precision alone.
-Question 2, *remembered how*, is answered wrongly where averages stand still: with fewer digits than
-a step needs. Where the moments themselves overflow, none is.
+float16 ends at 65,504. A variance of 512 values that is taken in it is infinite from a standard
+deviation of :claim:`16 <overflows_from>` on; the layer then puts out 0 for every input. bfloat16
+does not overflow, but a moving average kept in it stops where a step is less than half a unit in
+its last place: on its way from 1 to 4 with ρ = 0.99 at :claim:`3.22 <stops_at>`. Keras 3 is safe
+under its *mixed* policies, where statistics and averages are float32; under a pure ``"bfloat16"``
+or ``"float16"`` its averages stand still.
 
 .. symptom:: NaN or infinity
    :doctor: variance_overflows
@@ -31,6 +26,11 @@ a step needs. Where the moments themselves overflow, none is.
    :check: ``layer.moving_variance.dtype != "float32"``
 """
 
+# %%
+# Check
+# -----
+# One check looks at the precision of the averages, the other at what the norm makes of the inputs.
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,64 +38,120 @@ import tensorflow as tf
 
 import bnref
 from bnref import doctor
+from bnref_gallery.claims import claim
 
 # %%
-# Moments in the precision of the inputs, and moments in float32.
+# Fix
+# ---
+# Take a mixed policy, ``keras.config.set_dtype_policy("mixed_bfloat16")``, and not ``"bfloat16"``
+# nor ``set_floatx``; or float32 for this layer alone. The layers of bnref have float32 statistics
+# under every policy. In code of your own, cast before the moments are taken.
+#
+# Wrong
+# ^^^^^
 
 
-def in_half(x, epsilon=1e-3):  # wrong
+def norm_in_bfloat16(**options):
+    return keras.layers.BatchNormalization(dtype="bfloat16", **options)
+
+
+# %%
+# Right
+# ^^^^^
+
+
+def norm_in_mixed_precision(**options):
+    return keras.layers.BatchNormalization(dtype="mixed_bfloat16", **options)
+
+
+# %%
+# Wrong, code of your own
+# ^^^^^^^^^^^^^^^^^^^^^^^
+
+
+def normalized_in_half(x, epsilon=1e-3):
     mean = tf.reduce_mean(x, 0)
     variance = tf.reduce_mean(tf.math.squared_difference(x, mean), 0)
     return (x - mean) * tf.math.rsqrt(variance + tf.cast(epsilon, x.dtype))
 
 
-def in_single(x):  # right
-    return tf.cast(in_half(tf.cast(x, tf.float32)), x.dtype)
+# %%
+# Right, code of your own
+# ^^^^^^^^^^^^^^^^^^^^^^^
+
+
+def normalized_in_single(x, epsilon=1e-3):
+    y = normalized_in_half(tf.cast(x, tf.float32), epsilon)
+    return tf.cast(y, x.dtype)
+
+
+# %%
+# Why
+# ---
+# Where averages stand still, it goes wrong at question 2 (remembered how): with fewer digits than a
+# step needs. An average P moves by (1 − ρ)(4 − P), and stands still where that is less than half of
+# the distance from P to the next number. From 2 to 4 that distance is 2⁻⁶ in bfloat16 and 2⁻⁹ in
+# float16, so P stops at 4 − 2⁻⁷/(1 − ρ) and at 4 − 2⁻¹⁰/(1 − ρ). Where the moments overflow, none
+# of the questions is answered wrongly: the sum of N squares is above 65,504, from a deviation of
+# √(65,504/N) on, or with one value that is more than 256 from the mean.
+#
+# Met in `keras-team/keras#9582 <https://github.com/keras-team/keras/issues/9582>`_ (the loss is NaN
+# after ``set_floatx("float16")``); `keras-team/keras-core#412
+# <https://github.com/keras-team/keras-core/pull/412>`_ took the layer out of half precision.
+#
+# Experiment
+# ----------
+# Outputs of 512 values of growing deviation, by moments in float16 and in float32.
+
+random = np.random.default_rng(0)
+x, sigmas = random.standard_normal((512, 1)), 2.0 ** np.arange(9)
+mixed = keras.layers.BatchNormalization(dtype="mixed_float16")
+NORMS = {
+    "in float16": normalized_in_half,
+    "in float32": normalized_in_single,
+    "Keras, mixed_float16": lambda x: mixed(x, training=True),
+}
 
 
 def spread(y):
     return float(tf.math.reduce_std(tf.cast(y, tf.float32)))
 
 
-random = np.random.default_rng(0)
-x, sigmas = random.standard_normal((512, 1)), 2.0 ** np.arange(9)
-mixed = keras.layers.BatchNormalization(dtype="mixed_float16")
-NORMS = {
-    "in float16": in_half,
-    "in float32": in_single,
-    "Keras, mixed_float16": lambda x: mixed(x, training=True),
-}
 with tf.device("CPU:0"):  # some GPU kernels add up in float32
     inputs = [tf.cast(sigma * x, tf.float16) for sigma in sigmas]
     spreads = {name: [spread(norm(each)) for each in inputs] for name, norm in NORMS.items()}
     mean_of_many_ones = float(tf.reduce_mean(tf.ones(65536, tf.float16)))
 
 # %%
-# Batches of 2 and 6 alternating: mean 4 and variance 4, exactly, in any precision. An average P
-# moves by (1 − ρ)(4 − P), and stands still where that is less than half of the distance from P to
-# the next number. From 2 to 4 that distance is 2⁻⁶ in bfloat16 and 2⁻⁹ in float16, so P stops at
-# 4 − 2⁻⁷/(1 − ρ) and 4 − 2⁻¹⁰/(1 − ρ).
+# Averages of batches of 2 and 6 alternating: mean 4 and variance 4, exactly, in any precision.
 
 batch = tf.constant([[2.0], [6.0]] * 8)
 
 
 def averages(layer, batch, steps):
-    train, trace = tf.function(lambda: [layer(batch, training=True) for _ in range(10)]), []
+    """The moving variance every 10 steps."""
     layer.build(batch.shape)
+    train, trace = tf.function(lambda: [layer(batch, training=True) for _ in range(10)]), []
     for _ in range(steps // 10):
         train()
         trace.append(np.float32(layer.moving_variance.numpy())[0])
     return trace
 
 
-keras_norm = keras.layers.BatchNormalization
+def norm_in_float16(**options):
+    return keras.layers.BatchNormalization(dtype="float16", **options)
+
+
 traces = {
-    policy: averages(keras_norm(dtype=policy, momentum=0.99), batch, 1000)
-    for policy in ("bfloat16", "float16", "mixed_bfloat16")
+    "bfloat16": averages(norm_in_bfloat16(momentum=0.99), batch, 1000),
+    "float16": averages(norm_in_float16(momentum=0.99), batch, 1000),
+    "mixed_bfloat16": averages(norm_in_mixed_precision(momentum=0.99), batch, 1000),
 }
-slow = averages(keras_norm(dtype="float16", momentum=0.999), batch, 2000)[-1]
-near = averages(keras_norm(dtype="bfloat16"), 0.57 * batch, 1000)[-1]
+slow = averages(norm_in_float16(momentum=0.999), batch, 2000)[-1]
+near = averages(norm_in_bfloat16(), 0.57 * batch, 1000)[-1]
 ours = averages(bnref.BatchNorm(dtype="bfloat16"), batch, 1000)[-1]
+
+# %%
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 4.2), layout="constrained")
 for (name, values), style in zip(spreads.items(), ("C1s-", "C0o-", "C2+:"), strict=True):
@@ -109,43 +165,45 @@ fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# To check your own model, print ``layer.moving_variance.dtype``: it has to be float32; or call
-# ``bnref.doctor.examine(model, data, only=["half_precision_population"])``, which sees it, and with
-# ``variance_overflows`` what Keras's layer cannot normalize: inputs beyond float16. The fix::
-#
-#     keras.config.set_dtype_policy("mixed_bfloat16")  # not "bfloat16", nor set_floatx
-#     norm = keras.layers.BatchNormalization(dtype="float32")  # this layer alone
-#     norm = bnref.BatchNorm()  # float32 statistics under every policy
-#
-# Met in `keras-team/keras#9582 <https://github.com/keras-team/keras/issues/9582>`_ (the loss is NaN
-# after ``set_floatx("float16")``); `keras-team/keras-core#412
-# <https://github.com/keras-team/keras-core/pull/412>`_ took the layer out of half precision.
-#
-# Conclusion
-# ----------
+# Proof
+# -----
+# From which deviation on the outputs are 0, where the averages stop, and the doctor.
 
 for name, values in spreads.items():
     print(f"{name:20} σ of the outputs:", *(f"{value:.2f}" for value in values))
 overflowed = sigmas > (65504 / np.sum(x**2)) ** 0.5
 outputs = np.array(list(spreads.values()))
-assert (outputs[0][overflowed] == 0).all() and np.isnan(mean_of_many_ones)
-assert abs(outputs[0][~overflowed] - 1).max() < 0.01 and abs(outputs[1:] - 1).max() < 0.01
+claim("overflows_from", sigmas[outputs[0] == 0].min(), "least σ with outputs 0", above=8, below=32)
+assert (outputs[0][overflowed] == 0).all(), "0 for every input, where the sum overflows"
+assert abs(outputs[0][~overflowed] - 1).max() < 0.01, "right where it does not"
+assert abs(outputs[1:] - 1).max() < 0.01, "right with moments in float32"
+assert np.isnan(mean_of_many_ones), "the mean of 65,536 ones in float16 is infinity by infinity"
 ends = {name: trace[-1] for name, trace in traces.items()}
 print("moving variance at the end:", ends, "float16, ρ = 0.999:", slow, "from 1 to 1.3:", near)
-assert abs(ends["bfloat16"] - (4 - 2**-7 / 0.01)) < 0.02 and abs(slow - (4 - 2**-10 / 0.001)) < 0.01
-assert abs(ends["float16"] - (4 - 2**-10 / 0.01)) < 0.01 and near == 1
-assert abs(ends["mixed_bfloat16"] - 4) < 0.001 and abs(ours - 4) < 0.001
+claim("stops_at", ends["bfloat16"], "moving variance, bfloat16, ρ 0.99", above=3.2, below=3.24)
+assert abs(ends["bfloat16"] - (4 - 2**-7 / 0.01)) < 0.02, "the formula, bfloat16"
+assert abs(ends["float16"] - (4 - 2**-10 / 0.01)) < 0.01, "the formula, float16"
+assert abs(slow - (4 - 2**-10 / 0.001)) < 0.01, "the formula, float16 and ρ = 0.999"
+assert near == 1, "what should go from 1 to 1.3 never moves"
+assert abs(ends["mixed_bfloat16"] - 4) < 0.001, "right under a mixed policy"
+assert abs(ours - 4) < 0.001, "right in bnref"
 
 
-def found(cause, policy, x):
-    model = keras.Sequential([keras.Input((1,), dtype="float32"), keras_norm(dtype=policy)])
+def found(cause, norm, x):
+    model = keras.Sequential([keras.Input((1,), dtype="float32"), norm])
     report = doctor.examine(model, np.float32(x), only=[cause])
     return [finding.evidence for finding in report.findings]
 
 
-stands = found("half_precision_population", "bfloat16", x)
-overflows = found("variance_overflows", "mixed_float16", 65504 * x)
+def norm_in_mixed_float16():
+    return keras.layers.BatchNormalization(dtype="mixed_float16")
+
+
+stands = found("half_precision_population", norm_in_bfloat16(), x)
+overflows = found("variance_overflows", norm_in_mixed_float16(), 65504 * x)
 print("the doctor, of the wrong layers:", *stands, *overflows)
-assert stands and overflows, "the checks fire on the wrong layers"
-assert not found("half_precision_population", "mixed_bfloat16", x), "and are silent on averages"
-assert not found("variance_overflows", "mixed_float16", sigmas[-1] * x), "and sums in float32"
+assert stands, "a check fires on averages in bfloat16"
+assert overflows, "another on inputs beyond float16"
+assert not found("half_precision_population", norm_in_mixed_precision(), x), "silent on averages"
+large = sigmas[-1] * x
+assert not found("variance_overflows", norm_in_mixed_float16(), large), "and on sums in float32"

@@ -5,9 +5,9 @@ Weight decay before batch norm is a learning rate
 The output of batch norm does not depend on the scale of the weights before it, so weight decay
 cannot make the function simpler. It makes these weights turn faster: by √(2ηλ) radians per step of
 plain SGD once their length has settled, measured :claim:`0.133 <angle>` where that is 0.141 (a
-learning rate η = 0.1 and a decay λ = 0.1). Training with decay and training without it, at a
-learning rate that grows by (1 − ηλ)⁻² per step, have the same losses in the first 50 steps, to
-:claim:`0.0000 <same>`.
+learning rate η = 0.1 and a decay λ = 0.1). The losses of training with decay, and without it at a
+learning rate that grows by (1 − ηλ)⁻² per step, differ in the first 50 steps by
+:claim:`0.0000 <same>` at most.
 
 .. symptom:: no better than without batch norm
    :doctor: gamma_vanishes

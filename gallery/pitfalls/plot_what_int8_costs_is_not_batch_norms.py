@@ -2,11 +2,11 @@
 What int8 costs is not batch norm's fault: the converter takes the norm up
 ==========================================================================
 
-A small convolutional network is converted by TensorFlow Lite, with batch norm and without. Behind a
-convolution the norm leaves **no operation** of its own: 3 norms, and as many operations as without
-them. The converted model, in float, gives the same answers as the trained one. In int8 it agrees
-with it on more than 95 % of the digits, with batch norm, with batch norm folded by hand and without
-any. What is lost there is lost by quantization.
+A small convolutional network is converted by TensorFlow Lite, with batch norm and without. Between
+a convolution and its activation the norm leaves no operation of its own: 3 norms, and as many
+operations as without them. In int8 the network with batch norm answers like the trained one for
+:claim:`99.6 % <with_norm>` of the digits, the network without any norm for
+:claim:`99.4 % <without_norm>`. What is lost there is lost by quantization.
 
 .. symptom:: the saved model predicts differently
    :cause: int8 rounds weights and activations; batch norm is a part of the convolution by then
@@ -14,6 +14,13 @@ any. What is lost there is lost by quantization.
    :likelihood: often
    :question: none
 """
+
+# %%
+# Check
+# -----
+# The names of the operations of a converted model, and its answers. Where ``MUL``, ``ADD``,
+# ``SHAPE`` or ``RESHAPE`` stand behind a convolution, a norm was not taken up. Compare the answers
+# in float first: if they agree there, and not in int8, then quantization is what to look at.
 
 import contextlib
 import io
@@ -28,14 +35,10 @@ import tensorflow as tf
 import bnref
 from bnref import folding, training
 from bnref_gallery import datasets, models, scale
+from bnref_gallery.claims import claim
 
 # %%
-# Check
-# -----
-#
-# The names of the operations of a converted model, and its answers. Where ``MUL``, ``ADD``,
-# ``SHAPE`` or ``RESHAPE`` stand behind a convolution, a norm was not taken up. Compare the answers
-# in float first: if they agree there, and not in int8, then quantization is what to look at.
+# Both as functions of what the converter has made.
 
 warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")
 warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
@@ -70,17 +73,32 @@ def answers(interpreter, images):
 # %%
 # Fix
 # ---
+# Put the norm between the convolution and its activation, where the converter takes it up; export
+# in inference mode, and leave the rest to it. A norm behind an activation stays, in int8 too. What
+# :func:`bnref.folding.fold_model` can fold, it folds before.
 #
-# Export the model in inference mode, and let the converter do the rest. With a norm that it cannot
-# take up, in front of a convolution or behind an activation, fold by hand where that is possible::
-#
-#     converter = tf.lite.TFLiteConverter.from_keras_model(model)       # the norm is taken up
-#     folded = bnref.folding.fold_model(model).model                    # folded by hand
-#     converter = tf.lite.TFLiteConverter.from_keras_model(folded)
-#
+# Wrong
+# ^^^^^
+
+
+def block_with_norm_last(filters):
+    convolution = keras.layers.Conv2D(filters, 3, padding="same")
+    return [convolution, keras.layers.ReLU(), bnref.BatchNorm()]
+
+
+# %%
+# Right
+# ^^^^^
+
+
+def block_with_norm_between(filters):
+    convolution = keras.layers.Conv2D(filters, 3, padding="same")
+    return [convolution, bnref.BatchNorm(), keras.layers.ReLU()]
+
+
+# %%
 # Why
 # ---
-#
 # At inference the statistics are constants (question 3, *used when*: the population's), so that
 # batch norm is a line for each channel, and a line behind a convolution is a convolution: the
 # converter multiplies the kernel by γ/√(σ² + ε) before anything is rounded (Jacob et al. 2018,
@@ -89,9 +107,9 @@ def answers(interpreter, images):
 #
 # Experiment
 # ----------
+# Digits half as wide and as high.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
-# Half as wide and as high.
 x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]
 NORMS = {"batch norm": lambda: bnref.BatchNorm(momentum=0.9), "no norm": None}
 
@@ -110,12 +128,14 @@ def trained(seed, norm):
 
 def tried(model):
     """In float and in int8: right answers, agreement with the trained model, and operations."""
-    own = np.argmax(model(x_test, training=False), -1)
+    own, rows = np.argmax(model(x_test, training=False), -1), []
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, verbose=False)
         for interpreter in (converted(folder), converted(folder, x_train[:50])):
             found = answers(interpreter, x_test)
-            yield np.mean(found == data.y_test), np.mean(found == own), operations(interpreter)
+            right, agreement = np.mean(found == data.y_test), np.mean(found == own)
+            rows.append((right, agreement, operations(interpreter)))
+    return rows
 
 
 # %%
@@ -123,7 +143,7 @@ def tried(model):
 
 trained_models = {
     (name, seed): trained(seed, norm)
-    for seed in range(scale.at_scale(quick=2, full=10))
+    for seed in range(scale.at_scale(quick=3, full=10))
     for name, norm in NORMS.items()
 }
 normalized = trained_models["batch norm", 0]
@@ -135,7 +155,6 @@ for arm, model in trained_models.items():
     exact[arm], rounded[arm] = tried(model)
 
 # %%
-# Accuracy of the models in float, and in int8: one dot a seed.
 
 names = sorted({name for name, _ in rounded})
 fig, ax = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
@@ -143,7 +162,8 @@ for label, found, color, shift in (("float", exact, "C0", -0.1), ("int8", rounde
     accuracies = [each[0] for each in found.values()]
     rows = [names.index(name) + shift for name, _ in found]
     ax.plot(accuracies, rows, "o", color=color, label=label)
-ax.set(yticks=range(len(names)), yticklabels=names, xlabel="test accuracy")
+ax.set(title="Converted, in float and in int8", xlabel="test accuracy")
+ax.set(yticks=range(len(names)), yticklabels=names)
 ax.invert_yaxis()
 fig.legend(loc="outside lower center", ncols=2)
 plt.show()
@@ -151,6 +171,7 @@ plt.show()
 # %%
 # Proof
 # -----
+# Operations, agreement with the trained model, accuracies, and the two blocks of the fix.
 
 for label, found in (("float", exact), ("int8", rounded)):
     for (name, seed), (right, agreement, names_of_operations) in found.items():
@@ -163,3 +184,22 @@ for (name, seed), (right, agreement, _) in rounded.items():
     own = np.argmax(trained_models[name, seed](x_test, training=False), -1)
     assert agreement > 0.95, f"{name}, {seed}: int8 answers otherwise"
     assert abs(right - np.mean(own == data.y_test)) < 0.03, f"{name}, {seed}: int8 costs more"
+agreements = {name: [] for name, _ in rounded}
+for (name, _), (_, agreement, _) in rounded.items():
+    agreements[name].append(agreement)
+claim("with_norm", agreements["batch norm"], "int8 agrees, with batch norm", above=0.95)
+claim("without_norm", agreements["no norm"], "int8 agrees, without a norm", above=0.95)
+
+
+def operations_of(block):
+    layers = [keras.Input((14, 14, 1)), *block(8), keras.layers.Conv2D(8, 3)]
+    model = keras.Sequential(layers)
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, verbose=False)
+        return operations(converted(folder))
+
+
+left_over, none_left = operations_of(block_with_norm_last), operations_of(block_with_norm_between)
+print("operations, the norm last and between:", left_over, none_left)
+assert {"MUL", "ADD"} & set(left_over), "a norm behind an activation leaves operations"
+assert set(none_left) == {"CONV_2D"}, "one between convolution and activation leaves none"
