@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 from made_once import made_once
 from nbformat import v4
 
-CACHE = Path(__file__).resolve().parents[1] / ".cache" / "notebooks"
+CACHE = Path(__file__).resolve().parents[1] / ".cache" / "downloads"
 CODE = "div.highlight-Python"
 OUTPUT = "div.sphx-glr-script-out"
 MARK = "xxcellxx"
