@@ -41,12 +41,21 @@ extensions = [
     "defects",
     "versions",
     "accessible",
+    "gallery_cards",
+    "page_figure",
     "page_tools",
     "told_to_others",
 ]
 
 # The gallery's notebooks are for readers to download; myst-nb must not run them again.
-exclude_patterns = ["_build", "_ext", "_node", "gallery/**/*.ipynb", "gallery/_foot"]
+exclude_patterns = [
+    "_build",
+    "_ext",
+    "_node",
+    "gallery/**/*.ipynb",
+    "gallery/_foot",
+    "gallery/_cards",
+]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
 nitpicky = True
 # `name` in a docstring links where the name is known and is plain text where it is an argument.
@@ -109,7 +118,7 @@ html_short_title = "bnref"
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css", "search.css"]
-html_js_files = [("search_field.js", {"defer": "defer"})]
+html_js_files = [(name, {"defer": "defer"}) for name in ("search_field.js", "card_filters.js")]
 templates_path = ["_templates"]
 html_math_renderer = "mathml"
 html_copy_source = False

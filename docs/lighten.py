@@ -28,6 +28,7 @@ SCRIPTS = {
     "sphinx_highlight.js": 'id="searchbox"',
     "sg-tags.js": "sg-tag",
     "design-tabs.js": "sd-tab-set",
+    "card_filters.js": "card-filters",
 }
 RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
 ICON = re.compile(r'(?<="\\)f[0-9a-f]{3}|[\uf000-\uf8ff]')  # as a number, or as a letter

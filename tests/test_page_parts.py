@@ -18,6 +18,7 @@ import see_also
 from bs4 import BeautifulSoup
 from helpers import ROOT
 from matplotlib.figure import Figure
+from PIL import Image
 from sphinx.application import Sphinx
 
 from bnref_gallery import claims
@@ -402,11 +403,28 @@ def test_a_figure_is_told_with_its_numbers():
     left.axhline(0.3, color="k")  # not in the legend, so not told
     left.set(title="Test $x$ accuracy", xlabel="epoch", ylabel="share")
     right.bar(["one", "two"], [3, 4.5])
-    right.set(title="Seconds")
+    right.set_title("Seconds", loc="left")
     assert alternative_texts.describe(figure) == (
         "Test x accuracy (share over epoch): named from 0.5 to 0.75, between 0.25 and 0.75; "
         "level 2. Seconds: one 3; two 4.5."
     )
+
+
+def test_the_card_of_a_page_is_one_panel_with_letters_that_can_be_read(tmp_path):
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    panels = figure.subplot_mosaic("ab;cc")
+    for name, panel in panels.items():
+        panel.plot([0, 1], [0, 1])
+        panel.set_title(f"Panel {name} " + 5 * "of many words ", loc="left")
+    figure.legend(["x"], loc="outside lower center")
+    alternative_texts.draw_card(figure, tmp_path / "cards" / "plot_it.png")
+    with Image.open(tmp_path / "cards" / "plot_it.png") as card:
+        assert card.size == (400, 280)
+    assert figure.axes == [panels["c"]] and not figure.legends, "the largest alone"
+    title = alternative_texts.title_of(panels["c"])
+    assert title.startswith("Panel c of") and max(map(len, title.splitlines())) <= 34
+    width = panels["c"].get_position().width
+    assert width > 0.7, "it has the room of the others"
 
 
 def test_dots_of_categories_are_told_by_category_and_what_is_long_is_cut():

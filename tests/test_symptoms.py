@@ -18,7 +18,7 @@ HOME = """
 Home
 ====
 
-.. likely-causes::
+.. symptom-groups::
 
 .. toctree::
    :glob:
@@ -37,6 +37,7 @@ No luck
 
 .. causes:: no luck
    :words: misfortune
+   :group: Bad
 
 Too much
 --------
@@ -144,9 +145,13 @@ def test_the_finder_lists_causes_the_likeliest_first_with_check_question_and_pag
     ]
 
 
-def test_the_home_page_leads_to_each_symptom_and_to_its_causes(site):
-    home = site.build().page("index").find("table", class_="likely-causes")
-    links = {a.get_text(): a["href"] for a in home.find_all("a")}
+def test_the_home_page_has_all_symptoms_by_groups_each_with_its_likeliest_cause(site):
+    groups = site.build().page("index").find(class_="symptom-groups").find_all("div")
+    assert [group.get_text(" ", strip=True) for group in groups] == [
+        "Bad No luck : a dog , or 2 more",
+        "Others Too much : two cats",
+    ]
+    links = {a.get_text(): a["href"] for group in groups for a in group.find_all("a")}
     assert links["No luck"] == "symptoms.html#no-luck"
     assert links["Too much"] == "symptoms.html#too-much"
     assert links["a dog"] == "gallery/pitfalls/dog.html"

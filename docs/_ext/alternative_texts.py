@@ -1,14 +1,21 @@
 """What a figure shows, in words and numbers, for those who do not see it: read off its axes.
 
 `scraper` takes the place of sphinx-gallery's own. It also marks figures that hold pictures: these
-keep their colours in the dark, where `lighten.py` recolours the others.
+keep their colours in the dark, where `lighten.py` recolours the others. And it draws the card of a
+page: one panel of its first figure, small, with letters that can be read.
 """
 
 import re
+import textwrap
 from html import escape
+from pathlib import Path
 
 import numpy as np
+from foot import FOLDER
+from matplotlib.gridspec import GridSpec
 
+CARDS = FOLDER.with_name("_cards")
+CARD = (2.67, 1.87)  # inches; at 150 dots an inch 400 × 280, as sphinx-gallery's thumbnails are
 LINES = 8  # so many curves of an axis are told; the rest is counted
 LONGEST = 900  # characters
 ALTERNATIVE = re.compile(r"(?<=:alt: ).*")
@@ -24,8 +31,33 @@ def scraper(block, block_vars, gallery_conf, **options):
     texts = iter([escape(describe(figure)) for figure in figures])
     pictures = any(ax.images for figure in figures for ax in figure.axes)
     rst = matplotlib_scraper(block, block_vars, gallery_conf, **options)
+    if "_001.png" in rst:
+        draw_card(figures[0], CARDS / f"{Path(block_vars['src_file']).stem}.png")
     rst = ALTERNATIVE.sub(lambda found: next(texts, found[0]), rst)
     return CLASS.sub(r"\1-img keeps-colours", rst) if pictures else rst
+
+
+def draw_card(figure, path):
+    """Save the largest panel of a figure, which is not needed any more, as a small picture."""
+    if not figure.axes:
+        return
+    panel = max(figure.axes, key=lambda ax: ax.bbox.width * ax.bbox.height)
+    for other in [*figure.legends, *(ax for ax in figure.axes if ax is not panel)]:
+        other.remove()
+    if figure.get_suptitle():
+        figure.suptitle("")
+    if panel.get_legend():
+        panel.get_legend().remove()
+    panel.set_subplotspec(GridSpec(1, 1, figure=figure)[0])
+    title = "\n".join(textwrap.wrap(title_of(panel), 34))
+    panel.set_title("", loc="center")
+    panel.set_title(title, loc="left", fontsize=9)
+    panel.tick_params(labelsize=8)
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.label.set_fontsize(8)
+    figure.set_size_inches(CARD)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
 
 
 def describe(figure):
@@ -40,13 +72,18 @@ def describe(figure):
 def of_axes(ax):
     """The title of one drawing, what its axes are, and what each curve says."""
     what = " over ".join(filter(None, (ax.get_ylabel(), ax.get_xlabel())))
-    title = ax.get_title()
+    title = title_of(ax)
     lead = f"{title} ({what})" if title and what else title or what
     curves = bars(ax) + [of_line(ax, line) for line in named_lines(ax)]
     told = [each for each in curves if each]
     more = [f"and {len(told) - LINES} more"] if len(told) > LINES else []
     pictures = [f"{len(ax.images)} picture"] if ax.images else []
     return ": ".join(filter(None, (lead, "; ".join([*told[:LINES], *more, *pictures]))))
+
+
+def title_of(ax):
+    """The title of a drawing, wherever it stands."""
+    return next(filter(None, map(ax.get_title, ("left", "center", "right"))), "")
 
 
 def named_lines(ax):

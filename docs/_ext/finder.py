@@ -2,7 +2,8 @@
 
 ``.. causes:: <name>`` becomes the table of all causes of that symptom, the likeliest first: those
 of `bnref.doctor.CHECKS`, with how often each check was right in the recorded models, and those that
-only a page tells. ``.. likely-causes::`` is a table of the first of each symptom; and
+only a page tells. ``.. symptom-groups::`` lists all symptoms by their groups, each with its
+likeliest cause; and
 ``.. finder-controls::`` the list of symptoms. A symptom without a section, and a section without a
 cause, are warnings, and so errors.
 
@@ -20,7 +21,6 @@ from symptoms import inline, link_to_section
 
 from bnref.doctor import CHECKS
 
-NAMED = 3  # so many causes of each symptom on the home page
 QUESTIONS = {1: "1, whose statistics", 2: "2, remembered how", 3: "3, used when"}
 RECORDS = [PROPS / "recorded" / name for name in ("doctor.csv", "doctor_on_pages.csv")]
 
@@ -29,7 +29,7 @@ class Causes(SphinxDirective):
     """The causes of one symptom, and other words for it."""
 
     required_arguments, final_argument_whitespace = 1, True
-    option_spec = {"words": directives.unchanged_required}
+    option_spec = {"words": directives.unchanged_required, "group": directives.unchanged_required}
 
     def run(self):
         """Note that the finder has this name. The words are to be found, and not to be read."""
@@ -37,6 +37,7 @@ class Causes(SphinxDirective):
         causes = [self.cause(each, name) for each in CHECKS.values() if name in each.symptoms]
         words = self.options.get("words", "")
         section = {"name": name, "causes": causes, "words": words}
+        section["group"] = self.options.get("group", "Others")
         domain.data["sections"].setdefault(self.env.docname, []).append(section)
         depend_on(self.env, *RECORDS, *(ROOT / "bnref" / "doctor" / "checks").glob("*.py"))
         body = nodes.tbody(filled_by="causes", name=name)
@@ -54,14 +55,13 @@ class Causes(SphinxDirective):
 
 
 class Empty(SphinxDirective):
-    """``finder-controls`` is a list of symptoms, ``likely-causes`` a table: without their rows."""
+    """``finder-controls`` lists the symptoms, ``symptom-groups`` by groups: both without items."""
 
     def run(self):
         """What `Fill` fills."""
         if self.name == "finder-controls":
             return [nodes.bullet_list(filled_by="sections", classes=["symptom-picks"])]
-        body = nodes.tbody(filled_by="likely")
-        return [table(("You see", "Likely causes"), "likely-causes", body)]
+        return [nodes.container(filled_by="groups", classes=["symptom-groups"])]
 
 
 class Fill(SphinxPostTransform):
@@ -94,14 +94,20 @@ class Fill(SphinxPostTransform):
             links = [nodes.paragraph("", "", link_to(self.env, page)) for page in cause["pages"]]
             yield row(told, checks, links)
 
-    def likely(self, place):
-        """One row a symptom."""
+    def groups(self, place):
+        """One list a group: each symptom, and the likeliest of its causes."""
+        groups = {}
         for _, each in self.domain.said("sections"):
-            links = [
-                link_to(self.env, cause["pages"][0], cause["cause"].astext())
-                for cause in self.domain.causes(each["name"])[:NAMED]
-            ]
-            yield row([section(each["name"])], [nodes.bullet_list("", *map(item, links))])
+            line = section(each["name"])
+            for cause in self.domain.causes(each["name"])[:1]:
+                likeliest = link_to(self.env, cause["pages"][0], cause["cause"].astext())
+                others = len(self.domain.causes(each["name"])) - 1
+                more = f", or {others} more" if others else ""
+                line += [nodes.Text(": "), likeliest, nodes.Text(more)]
+            groups.setdefault(each["group"], []).append(nodes.list_item("", line))
+        for title, items in groups.items():
+            name = nodes.paragraph("", "", nodes.strong(text=title))
+            yield nodes.container("", name, nodes.bullet_list("", *items))
 
     def sections(self, place):
         """One item a symptom."""
@@ -156,10 +162,6 @@ def section(name):
     return nodes.paragraph("", "", link_to_section(name, name[0].upper() + name[1:]))
 
 
-def item(link):
-    return nodes.list_item("", nodes.paragraph("", "", link))
-
-
 def row(*cells):
     return nodes.row("", *(nodes.entry("", *cell) for cell in cells))
 
@@ -181,7 +183,7 @@ def setup(app):
     """Add the directives and what they stand on."""
     app.setup_extension("symptoms")
     app.add_directive("causes", Causes)
-    app.add_directive("likely-causes", Empty)
+    app.add_directive("symptom-groups", Empty)
     app.add_directive("finder-controls", Empty)
     app.add_post_transform(Fill)
     app.connect("env-updated", rewrite)

@@ -27,9 +27,9 @@ batch norm does it when XLA compiles it, and gives NaN. Keras 3 and tf_keras do 
 # %%
 # Check
 # -----
-# The check takes ``|μ|/σ`` of what enters each norm, channel by channel. Up to 10 the error is 6 parts
-# in a million. Raw inputs are another matter: years (2,000 ± 8) have 250, the seconds of one day in
-# Unix time 70,000.
+# The check takes ``|μ|/σ`` of what enters each norm, channel by channel. Up to 10 the error is 6
+# parts in a million. Raw inputs are another matter: years (2,000 ± 8) have 250, the seconds of one
+# day in Unix time 70,000.
 
 from functools import partial
 
