@@ -427,6 +427,16 @@ def test_the_card_of_a_page_is_one_panel_with_letters_that_can_be_read(tmp_path)
     assert width > 0.7, "it has the room of the others"
 
 
+def test_long_names_of_categories_leave_room_on_a_card(tmp_path, recwarn):
+    figure = Figure(layout="constrained")
+    panel = figure.subplots()
+    panel.plot([0.2, 0.4], ["a name that is longer than the card itself is wide"] * 2, "o")
+    figure.canvas.draw()
+    alternative_texts.draw_card(figure, tmp_path / "plot_it.png")
+    assert [each.get_text() for each in panel.get_yticklabels()] == ["a name that i…"]
+    assert panel.get_position().width > 0.4 and not recwarn.list
+
+
 def test_dots_of_categories_are_told_by_category_and_what_is_long_is_cut():
     figure = Figure()
     ax = figure.subplots()

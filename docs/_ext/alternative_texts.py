@@ -7,6 +7,7 @@ page: one panel of its first figure, small, with letters that can be read.
 
 import re
 import textwrap
+import warnings
 from html import escape
 from pathlib import Path
 
@@ -55,9 +56,20 @@ def draw_card(figure, path):
     panel.tick_params(labelsize=8)
     for axis in (panel.xaxis, panel.yaxis):
         axis.label.set_fontsize(8)
+        shorten_ticks(axis)
     figure.set_size_inches(CARD)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
+        figure.savefig(path, dpi=150)
+
+
+def shorten_ticks(axis, longest=14):
+    """Cut the names of categories that would leave no room for the drawing."""
+    labels = [" ".join(label.get_text().split()) for label in axis.get_ticklabels()]
+    if max(map(len, labels), default=0) > longest:
+        short = [name if len(name) <= longest else name[: longest - 1] + "…" for name in labels]
+        axis.set_ticks(axis.get_ticklocs(), labels=short)
 
 
 def describe(figure):
