@@ -13,7 +13,8 @@ from answer_first import figures
 
 NEEDS_AN_ADDRESS = re.compile(r'<meta property="og:(?:url|image|image:alt)"[^>]*>\n?')
 LOST = """<h1>This page is not here</h1>
-<p>It may have moved. <a href="{0}symptoms.html">Symptoms</a> lead to their causes, and <a href="{0}search.html">the search</a> finds what you type.</p>
+<p>It may have moved. The <a href="{0}symptoms.html">symptoms</a> lead to their causes, and
+<a href="{0}search.html">the search</a> finds what you type.</p>
 <p><a href="{0}index.html">To the beginning</a></p>"""
 
 

@@ -7,6 +7,8 @@ the measured number where its prose has ``:claim:`94 % <name>```, and the bounds
 
 import numpy as np
 
+__all__ = ["claim", "forget", "held"]
+
 _held: dict[str, dict] = {}
 
 

@@ -1,0 +1,69 @@
+"""The notebooks that the built site offers: what they say, and that they run, in a real kernel.
+
+Three drawn at random are executed each time; all of them with ``BNREF_NOTEBOOKS=all``.
+"""
+
+import os
+import random
+import re
+
+import nbformat
+import pytest
+from helpers import ROOT
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from sphinx_gallery.py_source_parser import split_code_and_text_blocks
+
+SITE = ROOT / "docs" / "_build" / "html"
+NOTEBOOKS = sorted(SITE.glob("_downloads/*/plot_*.ipynb"))
+RUN = os.environ.get("BNREF_NOTEBOOKS", "3")
+# Markup of the scripts that no notebook shows: directives, and roles.
+RAW = re.compile(r"^\.\. \w+::|:\w+(?::\w+)?:`", re.MULTILINE)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not NOTEBOOKS, reason="the site is not built: make html"),
+]
+
+
+def script_of(path):
+    return next(ROOT.glob(f"gallery/*/{path.stem}.py"))
+
+
+def code_of(script):
+    """The cells of code of a script, as sphinx-gallery cuts them."""
+    _, blocks = split_code_and_text_blocks(str(script))
+    return [block.content.strip("\n") for block in blocks if block.type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_the_pages_code_and_outputs_and_no_markup_of_the_script(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    install, *cells = notebook["cells"]
+    assert "%pip install" in install["source"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    wanted = [each for each in code_of(script_of(path)) if each.strip()]
+    assert [cell["source"] for cell in code] == wanted
+    text = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
+    assert not RAW.findall(text) and "xxcellxx" not in text
+    assert text.startswith("# ")
+    outputs = [output for cell in code for output in cell["outputs"]]
+    kinds = {output["output_type"] for output in outputs}
+    assert {"display_data", "stream"} <= kinds, "a figure, and what was printed"
+
+
+def test_notebooks_run_from_the_first_cell_to_the_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNREF_DOWNLOAD", "0")
+    chosen = NOTEBOOKS if RUN == "all" else random.SystemRandom().sample(NOTEBOOKS, int(RUN))
+    print("executed:", *(path.stem for path in chosen))
+    for path in chosen:
+        notebook = nbformat.read(path, as_version=4)
+        client = NotebookClient(
+            notebook, timeout=900, kernel_name="python3",
+            resources={"metadata": {"path": str(tmp_path)}},
+        )  # fmt: skip
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            pytest.fail(f"{path.name} does not run: {error}")
