@@ -26,6 +26,7 @@ SECTIONS = {
     "gallery/pitfalls": "Pitfalls",
     "gallery/multi_gpu": "Several GPUs",
     "gallery/performance": "Performance",
+    "api": "Reference",
     "upstream": "Reports to the frameworks",
 }
 NO_PAGES = {"404.html", "genindex.html", "py-modindex.html", "search.html"}

@@ -122,5 +122,5 @@ def test_every_gallery_script_ends_by_asserting_what_it_claims(script):
 
 
 def test_the_reference_shows_the_arguments_of_a_layer(pages):
-    signature = pages[SITE / "api.html"].find(id="bnref.layers.BatchNorm").get_text()
+    signature = pages[SITE / "api" / "layers.html"].find(id="bnref.layers.BatchNorm").get_text()
     assert "momentum=0.99" in signature and "epsilon=0.001" in signature

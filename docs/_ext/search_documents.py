@@ -65,7 +65,7 @@ def page(url, text, symptoms, words, threads):
 
 def kind_of(docname):
     """Whether a page answers, reports a defect to somebody, or lists other pages."""
-    if docname.endswith("/index") or docname in LISTS:
+    if docname.endswith("/index") or docname.startswith("api/") or docname in LISTS:
         return "list"
     return "report" if docname.startswith("upstream/") else "page"
 
