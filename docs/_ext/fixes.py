@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 SIDE = re.compile(r"(Wrong|Right)(?:, (.+))?")
 FIRST = "Keras 3"
 LINES = 10
+BESIDE = 52  # columns of code that fit twice; longer ones stand below each other
 
 
 def arrange(app, doctree):
@@ -57,7 +58,10 @@ def beside(library, pair, section):
     if pair.keys() != {"Wrong", "Right"}:
         logger.warning("Fix needs Wrong and Right for %s", library, location=section)
     both = [pair[side] for side in ("Wrong", "Right") if side in pair]
-    return nodes.container("", *both, classes=["fix-pair"])
+    codes = [code.astext() for side in both for code in side.findall(nodes.literal_block)]
+    longest = max((len(line) for code in codes for line in code.splitlines()), default=0)
+    below = ["fix-below"] if longest > BESIDE else []
+    return nodes.container("", *both, classes=["fix-pair", *below])
 
 
 def tabs(rows):
