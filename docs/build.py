@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -31,6 +32,7 @@ NOISE = re.compile(
 # has a thread a core, two of them take longer than one after the other.
 PARALLEL = 2
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+PACKED = {".png", ".woff2", ".zip"}  # files that do not become smaller
 LAST = b"(end of the build's messages)\n"
 # What joblib says of a worker that was killed, or that TensorFlow took down with it.
 DIED = b"A worker process managed by the executor was unexpectedly terminated"
@@ -180,10 +182,20 @@ def publish(output, site):
     as_markdown.write(fresh)
     notebooks.write(fresh)
     lighten(fresh)
+    pack(fresh)
     if site.exists():
         site.rename(old)
     fresh.rename(site)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def pack(site):
+    """All of the site in ``site.zip``, to read where there is no network."""
+    files = [path for path in sorted(site.rglob("*")) if path.is_file()]
+    with zipfile.ZipFile(site / "site.zip", "w", compresslevel=1) as archive:
+        for path in files:
+            packed = zipfile.ZIP_STORED if path.suffix in PACKED else zipfile.ZIP_DEFLATED
+            archive.write(path, Path("bnref", path.relative_to(site)), compress_type=packed)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,10 @@ def test_a_finished_site_replaces_the_last_one_whole(tmp_path):
     (site / "removed.html").write_text("old")
     build.publish(output, site)
     assert (site / "index.html").read_text() == "new"
-    assert sorted(path.name for path in site.iterdir()) == ["index.html"]
+    assert sorted(path.name for path in site.iterdir()) == ["index.html", "site.zip"]
+    with zipfile.ZipFile(site / "site.zip") as archive:
+        assert archive.namelist() == ["bnref/index.html"], "to be read without a network"
+        assert archive.read("bnref/index.html") == b"new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["html", "work"]
 
 
