@@ -10,7 +10,7 @@ sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parent)]
 SECTIONS = ["examine", "questions", "variants", "pitfalls", "multi_gpu", "performance"]
 execute = os.environ.get("BNREF_EXECUTE") != "0"
 
-from reference import linkcode_resolve  # noqa: E402, F401 (sphinx.ext.linkcode asks for it)
+from api_reference import linkcode_resolve  # noqa: E402, F401 (sphinx.ext.linkcode asks for it)
 
 _about = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
 project, version, author = _about["name"], _about["version"], _about["authors"][0]["name"]
@@ -44,7 +44,7 @@ extensions = [
     "versions",
     "accessible",
     "gallery_cards",
-    "reference",
+    "api_reference",
     "sphinx.ext.linkcode",
     "page_figure",
     "page_tools",

@@ -4,10 +4,14 @@ import io
 import json
 import re
 import runpy
+from types import SimpleNamespace
 
+import addresses
 import alternative_texts
+import api_reference
 import claimed
 import fixes
+import gallery_cards
 import matplotlib.pyplot as plt
 import nbformat
 import new_page
@@ -15,6 +19,7 @@ import notebooks
 import numpy as np
 import pytest
 import see_also
+import told_to_others
 from bs4 import BeautifulSoup
 from helpers import ROOT
 from matplotlib.figure import Figure
@@ -466,3 +471,85 @@ def test_a_figure_with_pictures_keeps_its_colours_and_quotes_cannot_leave_the_te
     plt.close(figure)
     assert ":alt: a &quot;cat&quot;. 1 picture.\n" in found
     assert ":class: sphx-glr-single-img keeps-colours\n" in found
+
+
+CARD = """<div class="sphx-glr-thumbcontainer"><img alt="" src="x.png"/>
+<p><a href="{0}.html"><span>T</span></a></p></div>"""
+
+
+def cards_of(monkeypatch, tmp_path, entries):
+    """The page of a section whose pages say these symptoms."""
+    for name in entries:
+        (tmp_path / "gallery" / "pitfalls").mkdir(parents=True, exist_ok=True)
+        script = "import tf_keras\n" if name == "plot_b" else "x = 1\n"
+        (tmp_path / "gallery" / "pitfalls" / f"{name}.py").write_text(script)
+    monkeypatch.setattr(gallery_cards, "ROOT", tmp_path)
+    found = {f"gallery/pitfalls/{name}": said for name, said in entries.items()}
+    domain = SimpleNamespace(data={"entries": found})
+    app = SimpleNamespace(env=SimpleNamespace(get_domain=lambda _: domain))
+    all_cards = "".join(map(CARD.format, entries))
+    context = {"body": f'<h1>P</h1><div class="sphx-glr-thumbnails">{all_cards}</div>'}
+    gallery_cards.arrange(app, "gallery/pitfalls/index", "page.html", context, None)
+    return BeautifulSoup(context["body"], "html.parser")
+
+
+def said(question, name="no luck", doctor=None):
+    return {"name": name, "doctor": doctor, "question": question}
+
+
+def test_the_cards_of_a_section_are_grouped_by_question_and_say_what_filters_ask(
+    monkeypatch, tmp_path
+):
+    page = cards_of(
+        monkeypatch, tmp_path,
+        {"plot_a": [said("3")], "plot_b": [said(None, "worse", "padding_counted")],
+         "plot_c": [], "plot_d": [said("none")]},
+    )  # fmt: skip
+    titles = [title.get_text() for title in page.find_all("h2")]
+    assert titles == ["Whose statistics?", "Used when?", "None of the three", "More"]
+    groups = [
+        [card.a["href"] for card in group.select(".sphx-glr-thumbcontainer")]
+        for group in page.select(".sphx-glr-thumbnails")
+    ]
+    assert groups == [["plot_b.html"], ["plot_a.html"], ["plot_d.html"], ["plot_c.html"]]
+    second = page.select_one('[data-library="tf_keras"]')
+    assert second.a["href"] == "plot_b.html" and second["data-symptom"] == "worse"
+    assert page.select_one(".card-filters").find_next("h2").get_text() == "Whose statistics?"
+
+
+def test_cards_of_one_question_stay_together(monkeypatch, tmp_path):
+    page = cards_of(monkeypatch, tmp_path, {"plot_a": [said("3")], "plot_b": [said("3")]})
+    assert not page.find_all("h2") and len(page.select(".sphx-glr-thumbnails")) == 1
+    assert len(page.select("[data-question='Used when?']")) == 2
+
+
+def test_what_needs_an_address_is_left_out_where_nobody_gives_one(monkeypatch):
+    for name in ("BNREF_SITE", "BNREF_REPOSITORY", "BNREF_INSTALL", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    told = '<meta property="og:title" content="T" />\n'
+    address = '<meta property="og:url" content="a.html" />\n'
+    context = {"metatags": told + address + '<meta property="og:image:alt" content="A" />\n'}
+    told_to_others.leave_out(None, "a", "page.html", context, None)
+    assert context["metatags"] == told
+    monkeypatch.setenv("GITHUB_REPOSITORY", "Owner/name")
+    context = {"metatags": told + address}
+    told_to_others.leave_out(None, "a", "page.html", context, None)
+    assert context["metatags"] == told + address
+    assert addresses.site() == "https://owner.github.io/name/"
+    assert addresses.requirement() == "bnref[gallery] @ git+https://github.com/Owner/name"
+
+
+def test_a_name_of_the_reference_leads_to_its_lines(monkeypatch):
+    info = {"module": "bnref.layers", "fullname": "GhostBatchNorm"}
+    monkeypatch.setenv("BNREF_REPOSITORY", "https://example.org/b")
+    address = api_reference.linkcode_resolve("py", info)
+    place, _, lines = address.partition("#L")
+    assert place == "https://example.org/b/blob/main/bnref/layers/ghost_batch_norm.py"
+    first = int(lines.partition("-")[0])
+    source = (ROOT / "bnref" / "layers" / "ghost_batch_norm.py").read_text().splitlines()
+    assert source[first - 1].startswith(("class GhostBatchNorm", "@"))
+    constant = {"module": "bnref.conventions", "fullname": "CONVENTIONS"}
+    assert api_reference.linkcode_resolve("py", constant) is None
+    monkeypatch.delenv("BNREF_REPOSITORY")
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    assert api_reference.linkcode_resolve("py", info) is None
