@@ -77,19 +77,31 @@ NORMS = {"batch norm": wrong_norm, "group norm": right_norm, "no norm": None}
 PARTS = (2, 4, 8, 16, 32)
 
 
-def gradient(norm, parts):
-    """The mean gradient of the parts of one batch, as one long vector."""
+def gradient_function(norm):
+    """A function of images and labels that returns the gradient of the mean loss, as one vector."""
     keras.utils.set_random_seed(0)
-    model, found = network(norm), []
-    for part in np.split(np.arange(64), parts):
+    model = network(norm)
+
+    @tf.function(reduce_retracing=True)
+    def gradient(x, y):
         with tf.GradientTape() as tape:
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                labels=data.y_train[part], logits=model(data.x_train[part], training=True)
-            )
+            logits = model(x, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
             loss = tf.reduce_mean(losses)
-        values = tape.gradient(loss, [each.value for each in model.trainable_variables])
-        found.append(np.concatenate([np.ravel(each) for each in values]))
-    return np.mean(found, 0)
+        found = tape.gradient(loss, [each.value for each in model.trainable_variables])
+        return tf.concat([tf.reshape(each, [-1]) for each in found], 0)
+
+    return gradient
+
+
+def accumulated(gradient, parts):
+    """The mean gradient of the parts of one batch."""
+    x, y = tf.constant(data.x_train[:64]), tf.constant(data.y_train[:64])
+    shares = zip(tf.split(x, parts), tf.split(y, parts), strict=True)
+    return np.mean([gradient(*share) for share in shares], 0)
+
+
+# %%
 
 
 def error(one, other):
@@ -98,29 +110,44 @@ def error(one, other):
 
 errors, ghosts = {}, []
 for name, norm in NORMS.items():
-    whole = gradient(norm, 1)
-    errors[name] = [error(gradient(norm, parts), whole) for parts in PARTS]
+    gradient = gradient_function(norm)
+    whole = accumulated(gradient, 1)
+    errors[name] = [error(accumulated(gradient, parts), whole) for parts in PARTS]
+of_parts = gradient_function(wrong_norm)
 for parts in PARTS:
-    ghost = gradient(partial(bnref.GhostBatchNorm, groups=parts), 1)
-    ghosts.append(error(gradient(wrong_norm, parts), ghost))
+    ghost = gradient_function(partial(bnref.GhostBatchNorm, groups=parts))
+    ghosts.append(error(accumulated(of_parts, parts), accumulated(ghost, 1)))
 
 # %%
 # Training with Keras's accumulation: 25 steps of the weights, by 64 images each. One network a
 # size, whose weights are set anew for each seed.
 
 
+def step_in_parts(run, parts):
+    """A function that gives the optimizer the parts of a batch, one after the other."""
+
+    @tf.function
+    def step(x, y):
+        x = tf.reshape(x, (parts, -1, 28, 28, 1))
+        y = tf.reshape(y, (parts, -1))
+        options = {"fn_output_signature": "float32", "parallel_iterations": 1}
+        return tf.map_fn(lambda part: run.step_on_replicas(*part), (x, y), **options)
+
+    return step
+
+
 def accuracies_of(parts, norm=wrong_norm):
     """Test accuracies, a number a seed."""
-    accumulated = {"gradient_accumulation_steps": parts} if parts > 1 else {}
-    model, optimizer = network(norm), keras.optimizers.SGD(0.1, **accumulated)
+    options = {"gradient_accumulation_steps": parts} if parts > 1 else {}
+    model, optimizer = network(norm), keras.optimizers.SGD(0.1, **options)
     optimizer.build(model.trainable_variables)
-    step, found = training.Run(model, optimizer).step, []
+    step, found = step_in_parts(training.Run(model, optimizer), parts), []
+    examples = data.x_train, data.y_train
     for seed in range(scale.at_scale(quick=3, full=10)):
         keras.utils.set_random_seed(seed)
         model.set_weights(network(norm).get_weights())
-        examples = data.x_train, data.y_train
-        batches = training.shuffled_batches(*examples, batch_size=64 // parts, seed=seed)
-        for _ in range(25 * parts):
+        batches = training.shuffled_batches(*examples, batch_size=64, seed=seed)
+        for _ in range(25):
             step(*next(batches))
         logits = model(data.x_test, training=False)
         found.append(np.mean(np.argmax(logits, -1) == data.y_test))
@@ -154,6 +181,7 @@ for name, values in errors.items():
     print(f"error in 2 to 32 parts, {name:10}", *(f"{each:.1e}" for each in values))
 assert max(errors["no norm"]) < 1e-5, "without a norm: equal to rounding"
 assert max(errors["group norm"]) < 1e-5, "with group norm: equal to rounding"
+assert round(0.9**32, 2) == 0.03, "the momentum of 32 micro-batches together"
 assert max(ghosts) < 2e-5, "it is the gradient of ghost batch norm"
 claim("error_2", errors["batch norm"][-1], "error over the gradient, 32 parts", above=1)
 claim("error_32", errors["batch norm"][0], "error over the gradient, 2 parts", above=0.1, below=1)
