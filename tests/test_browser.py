@@ -1,6 +1,9 @@
 """The built pages in headless Chromium, opened as files: light, dark and as narrow as a phone."""
 
 import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 PAGES = sorted(
     str(path.relative_to(SITE))
     for path in SITE.rglob("*.html")
-    if path.name not in {"genindex.html", "py-modindex.html"} and "_static" not in path.parts
+    if path.name not in {"404.html", "genindex.html", "py-modindex.html"}
+    and "_static" not in path.parts
 )
 
 pytestmark = [
@@ -75,6 +79,22 @@ def test_a_page_keeps_to_itself_fits_a_phone_and_shows_no_barrier(browser, name)
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.context.close()
+
+
+def test_the_page_for_lost_links_works_at_any_depth_on_a_server(browser):
+    handler = partial(SimpleHTTPRequestHandler, directory=SITE)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page, complaints = browser.new_page(), []
+        page.on("requestfailed", lambda request: complaints.append(request.url))
+        page.on("response", lambda each: complaints.append(each.url) if not each.ok else None)
+        page.goto(f"http://127.0.0.1:{server.server_port}/404.html")
+        assert complaints == []
+        assert page.locator("h1").inner_text().startswith("This page is not here")
+        page.locator("article a", has_text="symptoms").click()
+        assert page.url.endswith("/symptoms.html")
+        page.close()
+        server.shutdown()
 
 
 def barriers(page, rules):

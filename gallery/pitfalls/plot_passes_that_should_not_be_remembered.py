@@ -6,8 +6,8 @@ Each call with ``training=True`` moves the moving averages, also one that is the
 alone. With such a pass in each step, over images that were not divided by 255, a network has a test
 accuracy of :claim:`11 % <remembered>`, which is chance; where the pass is not remembered, it has
 :claim:`88 % <unchanged>`. A second pass over the same batch, as in SAM or in activation
-checkpointing, costs :claim:`0.2 points <sam>`: the average only forgets faster, by ρ² in place of
-ρ.
+checkpointing, does little harm: it changes the accuracy by :claim:`0.2 points <sam>` at most. The
+average only forgets faster, by ρ² in place of ρ.
 
 .. symptom:: validation far worse than training
    :cause: passes over other data in training mode, such as for pseudo-labels, are remembered
@@ -47,8 +47,11 @@ from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
 from bnref_gallery.second_passes import pseudo_labels, sam
 
+# %%
+
 
 def remembered_passes(layer, step):
+    """How many updates of its averages a layer makes in one step of training."""
     before = layer.moving_mean.numpy()
     layer.moving_mean.assign(np.full_like(before, 1e6))
     step()
@@ -164,7 +167,8 @@ for name, gradients in (("pseudo-labels", pseudo_labels), ("SAM", sam)):
 fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
 for k, (style, label) in enumerate((("C4o", "as remembered"), ("C2|", "recomputed"))):
     for row, each in enumerate(runs.values()):
-        ax.plot(each[:, k], [row + 0.2 * k] * len(each), style, ms=9, label=None if row else label)
+        height = row + 0.2 * k
+        ax.plot(each[:, k], [height] * len(each), style, ms=9, label=None if row else label)
 ax.set(
     title="A second pass in each step, by seed",
     xlabel="test accuracy",
@@ -178,7 +182,8 @@ plt.show()
 # %%
 # Proof
 # -----
-# The check, of a layer that the backward pass computes a second time.
+# The check, of a layer that the backward pass computes a second time: at its first pass the layer
+# moves its average, and at the second pass again, unless it knows that it is the same pass.
 
 batch = tf.constant(np.random.default_rng(0).normal(5, 2, (256, 4)), tf.float32)
 
@@ -190,10 +195,14 @@ def passes(norm):
     return remembered_passes(norm, partial(step, batch))
 
 
-of_keras, of_bnref = passes(keras.layers.BatchNormalization()), passes(BatchNorm())
+of_keras = passes(keras.layers.BatchNormalization())
+of_bnref = passes(BatchNorm())
 print("passes remembered, Keras's layer and bnref's:", of_keras, of_bnref)
 assert abs(of_keras - 2) < 0.01, "the check finds the second pass: ρ² is left in place of ρ"
 assert abs(of_bnref - 1) < 0.01, "the check is silent where one is remembered"
+
+# %%
+# The four functions of the fix.
 
 for wrong_way in (wrong, wrong_by_hand):
     layer = keras.layers.BatchNormalization()
@@ -206,6 +215,9 @@ for fix in (right, right_by_hand):
     tf.function(fix)(layer, batch)
     assert not layer.moving_mean.numpy().any(), f"{fix.__name__} leaves the statistics"
 
+# %%
+# The accuracies.
+
 for name, found in runs.items():
     print(name.replace("\n", " "), found.round(3).tolist())
 pseudo, pseudo_held, doubled, doubled_held = runs.values()
@@ -213,5 +225,5 @@ claim("remembered", pseudo[:, 0], "test accuracy, pseudo-labels remembered", bel
 claim("unchanged", pseudo_held[:, 0], "test accuracy, pseudo-labels not remembered", above=0.84)
 assert abs(pseudo - pseudo_held)[:, 1].max() < 0.005, "the weights are the same"
 assert pseudo[:, 1].min() > 0.8, "recomputed: right"
-cost = (doubled_held - doubled)[:, 0]
-claim("sam", cost, "accuracy that SAM's second pass costs", above=-0.02, below=0.02, of="mean")
+by_sam = np.abs(doubled_held - doubled)[:, 0].max()
+claim("sam", by_sam, "largest change of the accuracy by SAM's second pass", below=0.02)
