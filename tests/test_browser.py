@@ -5,7 +5,9 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import addresses
 import pytest
 
 SITE = Path(__file__).resolve().parents[1] / "docs" / "_build" / "html"
@@ -82,13 +84,21 @@ def test_a_page_keeps_to_itself_fits_a_phone_and_shows_no_barrier(browser, name)
 
 
 def test_the_page_for_lost_links_works_at_any_depth_on_a_server(browser):
-    handler = partial(SimpleHTTPRequestHandler, directory=SITE)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    prefix = urlsplit(addresses.site() or "/").path
+
+    class Handler(SimpleHTTPRequestHandler):
+        def translate_path(self, path):
+            return super().translate_path("/" + path.removeprefix(prefix))
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=SITE)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page, complaints = browser.new_page(), []
         page.on("requestfailed", lambda request: complaints.append(request.url))
         page.on("response", lambda each: complaints.append(each.url) if not each.ok else None)
-        page.goto(f"http://127.0.0.1:{server.server_port}/404.html")
+        page.goto(f"http://127.0.0.1:{server.server_port}{prefix}404.html")
         assert complaints == []
         assert page.locator("h1").inner_text().startswith("This page is not here")
         page.locator("article a", has_text="symptoms").click()

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import addresses
 import pytest
 from bs4 import BeautifulSoup
 
@@ -55,7 +56,8 @@ def test_no_link_inside_the_site_is_broken(pages):
                 continue
             # The page for lost links has addresses from the site's root.
             folder = SITE if parts.path.startswith("/") else path.parent
-            place = unquote(parts.path).lstrip("/")
+            root = urlsplit(addresses.site() or "/").path
+            place = unquote(parts.path).removeprefix(root).lstrip("/")
             target = (folder / place).resolve() if parts.path else path
             assert target.is_file(), f"{path}: {link['href']}"
             if target in anchors and "search" not in target.name:
