@@ -420,6 +420,17 @@ def test_a_figure_is_told_with_its_numbers():
     )
 
 
+def test_bars_are_told_whatever_ticks_lie_outside_of_what_is_drawn():
+    figure = Figure()
+    ax = figure.subplots()
+    ax.barh([0, 1], [3, 4.5], 0.36)
+    ax.set(yticks=[-1, 0, 1, 5], yticklabels=["out", "one", "two", "out"], ylim=(1.6, -0.6))
+    assert alternative_texts.describe(figure) == "one 3; two 4.5."
+    ax.barh([0.2, 1.2], [1, 1])
+    ax.set(xlim=(0, 10))
+    assert alternative_texts.describe(figure) == "one 3; two 4.5; one 1; two 1."
+
+
 def test_the_card_of_a_page_is_one_panel_with_letters_that_can_be_read(tmp_path):
     figure = Figure(figsize=(6, 6), layout="constrained")
     panels = figure.subplot_mosaic("ab;cc")

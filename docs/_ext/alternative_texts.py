@@ -66,10 +66,12 @@ def draw_card(figure, path):
 
 def shorten_ticks(axis, longest=14):
     """Cut the names of categories that would leave no room for the drawing."""
-    labels = [" ".join(label.get_text().split()) for label in axis.get_ticklabels()]
-    if max(map(len, labels), default=0) > longest:
-        short = [name if len(name) <= longest else name[: longest - 1] + "…" for name in labels]
-        axis.set_ticks(axis.get_ticklocs(), labels=short)
+    labels = tick_labels(axis)
+    if max(map(len, labels.values()), default=0) > longest:
+        short = [
+            name if len(name) <= longest else name[: longest - 1] + "…" for name in labels.values()
+        ]
+        axis.set_ticks(list(labels), labels=short)
 
 
 def describe(figure):
@@ -142,8 +144,9 @@ def bars(ax):
 
 def tick_labels(axis):
     """The label of each tick, by its place."""
-    labels = [" ".join(label.get_text().split()) for label in axis.get_ticklabels()]
-    return dict(zip(axis.get_ticklocs(), labels, strict=True))
+    axis.get_ticklabels()  # brings the ticks up to date
+    ticks = axis.get_major_ticks()
+    return {tick.get_loc(): " ".join(tick.label1.get_text().split()) for tick in ticks}
 
 
 def between(numbers):
