@@ -195,7 +195,6 @@ plt.show()
 # leaky ReLU's corner, so there the median of the seeds counts.
 
 
-
 def errors_that_the_check_finds(norm):
     weights, values = tasks(norm, tf.nn.softplus, 0)
     off = [error_by_differences(value, weights) for value in values[:3]]
