@@ -114,8 +114,7 @@ for parts, accumulated in zip(PARTS, gradients["batch norm"], strict=True):
     ghosts.append(error(accumulated, gradient(new_network(ghost_norm), 1)))
 
 # %%
-# Training with Keras's accumulation: 25 steps of the weights, by 64 images each. One network a
-# size, whose weights are set anew for each seed.
+# Training with Keras's accumulation: 25 steps of the weights, by 64 images each.
 
 
 def step_in_parts(run, parts):
@@ -129,6 +128,10 @@ def step_in_parts(run, parts):
         return tf.map_fn(lambda part: run.step_on_replicas(*part), (x, y), **options)
 
     return step
+
+
+# %%
+# One network a size, whose weights are set anew for each seed.
 
 
 def accuracies_of(parts, norm=wrong_norm):
@@ -170,7 +173,7 @@ plt.show()
 # %%
 # Proof
 # -----
-# Errors of the gradient, accuracies, and the doctor.
+# Errors of the gradient, and accuracies.
 
 for name, values in errors.items():
     print(f"error in 2 to 32 parts, {name:10}", *(f"{each:.1e}" for each in values))
@@ -187,6 +190,9 @@ claim("groups", with_groups - accuracies[2], "gained by group norm", above=0.1, 
 lost = {size: accuracies[64] - accuracies[size] for size in (8, 2)}
 claim("lost_2", lost[2], "accuracy lost in micro-batches of 2", above=0.1, of="mean")
 claim("lost_8", lost[8], "accuracy lost in micro-batches of 8", below=0.05, of="mean")
+
+# %%
+# The doctor, on accumulated and on whole batches.
 
 
 def found(norm, parts):
