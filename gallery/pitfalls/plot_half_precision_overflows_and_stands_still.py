@@ -3,11 +3,11 @@ In half precision sums of squares overflow, and moving averages stand still
 ===========================================================================
 
 float16 ends at 65,504. A variance of 512 values that is taken in it is infinite from a standard
-deviation of :claim:`16 <overflows_from>` on; the layer then puts out 0 for every input. bfloat16
-does not overflow, but a moving average kept in it stops where a step is less than half a unit in
-its last place: on its way from 1 to 4 with ρ = 0.99 at :claim:`3.22 <stops_at>`. Keras 3 is safe
-under its *mixed* policies, where statistics and averages are float32; under a pure ``"bfloat16"``
-or ``"float16"`` its averages stand still.
+deviation of :claim:`11.25 <overflows_from>` on; the layer then puts out 0 for every input. bfloat16
+does not overflow, but a moving average that is kept in it stops too early, because it cannot hold
+small steps: on its way from 1 to 4, with momentum 0.99, it stops at :claim:`3.22 <stops_at>`. Keras
+3 is safe under its *mixed* policies, where statistics and averages are float32; under a pure
+``"bfloat16"`` or ``"float16"`` its averages stand still.
 
 .. symptom:: NaN or infinity
    :doctor: variance_overflows
@@ -91,9 +91,12 @@ def normalized_in_single(x, epsilon=1e-3):
 # Where averages stand still, it goes wrong at question 2 (remembered how): with fewer digits than a
 # step needs. An average P moves by (1 − ρ)(4 − P), and stands still where that is less than half of
 # the distance from P to the next number. From 2 to 4 that distance is 2⁻⁶ in bfloat16 and 2⁻⁹ in
-# float16, so P stops at 4 − 2⁻⁷/(1 − ρ) and at 4 − 2⁻¹⁰/(1 − ρ). Where the moments overflow, none
-# of the questions is answered wrongly: the sum of N squares is above 65,504, from a deviation of
-# √(65,504/N) on, or with one value that is more than 256 from the mean.
+# float16, so P stops at 4 − 2⁻⁷/(1 − ρ) and at 4 − 2⁻¹⁰/(1 − ρ). With ρ = 0.99 a variance that
+# should go from 1 to 1.3 does not move at all in bfloat16.
+#
+# Where the moments overflow, none of the questions is answered wrongly. The sum of N squares is
+# above 65,504, from a deviation of √(65,504/N) on, or with one value that is more than 256 from the
+# mean. The mean of 65,536 ones is NaN in float16: their sum and their number are both infinite.
 #
 # Met in `keras-team/keras#9582 <https://github.com/keras-team/keras/issues/9582>`_ (the loss is NaN
 # after ``set_floatx("float16")``); `keras-team/keras-core#412
@@ -103,23 +106,30 @@ def normalized_in_single(x, epsilon=1e-3):
 # ----------
 # Outputs of 512 values of growing deviation, by moments in float16 and in float32.
 
-random = np.random.default_rng(0)
-x, sigmas = random.standard_normal((512, 1)), 2.0 ** np.arange(9)
+x = np.random.default_rng(0).standard_normal((512, 1))
+sigmas = 2.0 ** np.arange(9)
+finer_sigmas = np.arange(8, 16, 0.25)
 mixed = keras.layers.BatchNormalization(dtype="mixed_float16")
+
+
+def normalized_by_keras(x):
+    return mixed(x, training=True)
+
+
+def spreads_of_outputs(norm, sigmas):
+    with tf.device("CPU:0"):  # some GPU kernels add up in float32
+        outputs = [norm(tf.cast(sigma * x, tf.float16)) for sigma in sigmas]
+    return np.array([np.std(np.float32(y)) for y in outputs])
+
+
 NORMS = {
     "in float16": normalized_in_half,
     "in float32": normalized_in_single,
-    "Keras, mixed_float16": lambda x: mixed(x, training=True),
+    "Keras, mixed_float16": normalized_by_keras,
 }
-
-
-def spread(y):
-    return float(tf.math.reduce_std(tf.cast(y, tf.float32)))
-
-
-with tf.device("CPU:0"):  # some GPU kernels add up in float32
-    inputs = [tf.cast(sigma * x, tf.float16) for sigma in sigmas]
-    spreads = {name: [spread(norm(each)) for each in inputs] for name, norm in NORMS.items()}
+spreads = {name: spreads_of_outputs(norm, sigmas) for name, norm in NORMS.items()}
+finer = spreads_of_outputs(normalized_in_half, finer_sigmas)
+with tf.device("CPU:0"):
     mean_of_many_ones = float(tf.reduce_mean(tf.ones(65536, tf.float16)))
 
 # %%
@@ -131,9 +141,15 @@ batch = tf.constant([[2.0], [6.0]] * 8)
 def averages(layer, batch, steps):
     """The moving variance every 10 steps."""
     layer.build(batch.shape)
-    train, trace = tf.function(lambda: [layer(batch, training=True) for _ in range(10)]), []
+    trace = []
+
+    @tf.function
+    def ten_steps():
+        for _ in range(10):
+            layer(batch, training=True)
+
     for _ in range(steps // 10):
-        train()
+        ten_steps()
         trace.append(np.float32(layer.moving_variance.numpy())[0])
     return trace
 
@@ -160,24 +176,31 @@ left.axvline((65504 / 512) ** 0.5, color="#555555", ls=":", lw=1, label="√(65,
 left.set(xlabel="σ of the inputs", title="σ of the outputs, N = 512")
 for (name, values), style in zip(traces.items(), ("C1", "C3--", "C0:"), strict=True):
     right.plot(range(10, 1001, 10), values, style, lw=2, label=f"average in {name}")
-right.set(xlabel="step", title="Moving variance, batches of 4", ylim=(0.9, 4.1))
+right.set(xlabel="step", title="Moving variance; that of a batch is 4", ylim=(0.9, 4.1))
 fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
 # Proof
 # -----
-# From which deviation on the outputs are 0, where the averages stop, and the doctor.
+# From which deviation on the outputs are 0.
 
 for name, values in spreads.items():
     print(f"{name:20} σ of the outputs:", *(f"{value:.2f}" for value in values))
-overflowed = sigmas > (65504 / np.sum(x**2)) ** 0.5
-outputs = np.array(list(spreads.values()))
-claim("overflows_from", sigmas[outputs[0] == 0].min(), "least σ with outputs 0", above=8, below=32)
-assert (outputs[0][overflowed] == 0).all(), "0 for every input, where the sum overflows"
-assert abs(outputs[0][~overflowed] - 1).max() < 0.01, "right where it does not"
-assert abs(outputs[1:] - 1).max() < 0.01, "right with moments in float32"
+zeros_from = min(sigma for sigma, value in zip(finer_sigmas, finer, strict=True) if value == 0)
+claim("overflows_from", zeros_from, "least σ with outputs 0", above=10, below=13)
+for sigma, value in zip(sigmas, spreads["in float16"], strict=True):
+    if sigma**2 * np.sum(x**2) > 65504:
+        assert value == 0, f"σ = {sigma}: the sum overflows, and every output is 0"
+    else:
+        assert abs(value - 1) < 0.01, f"σ = {sigma}: the sum does not overflow, and all is well"
+for name in ("in float32", "Keras, mixed_float16"):
+    assert abs(spreads[name] - 1).max() < 0.01, f"{name}: right with every σ"
 assert np.isnan(mean_of_many_ones), "the mean of 65,536 ones in float16 is infinity by infinity"
+
+# %%
+# Where the averages stop.
+
 ends = {name: trace[-1] for name, trace in traces.items()}
 print("moving variance at the end:", ends, "float16, ρ = 0.999:", slow, "from 1 to 1.3:", near)
 claim("stops_at", ends["bfloat16"], "moving variance, bfloat16, ρ 0.99", above=3.2, below=3.24)
@@ -187,6 +210,9 @@ assert abs(slow - (4 - 2**-10 / 0.001)) < 0.01, "the formula, float16 and ρ = 0
 assert near == 1, "what should go from 1 to 1.3 never moves"
 assert abs(ends["mixed_bfloat16"] - 4) < 0.001, "right under a mixed policy"
 assert abs(ours - 4) < 0.001, "right in bnref"
+
+# %%
+# The doctor, on wrong and right layers.
 
 
 def found(cause, norm, x):
