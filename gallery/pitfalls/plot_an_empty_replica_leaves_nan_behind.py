@@ -127,7 +127,9 @@ NORMS = {
     "PooledBatchNorm": bnref.PooledBatchNorm,
 }
 x = np.float32(np.random.default_rng(0).standard_normal((2, 64, 1)) + [[[0]], [[10]]])
-SIZES = 32, 24, 16, 8, 4, 1, 0
+SIZES = (32, 24, 16, 8, 4, 1, 0)
+
+# %%
 
 
 def trained_by(layer, optimizer):
@@ -152,13 +154,15 @@ def remembered(norm):
         optimizer = (tf_keras if of_tf_keras else keras).optimizers.SGD(1e-3)
         optimizer.build(layer.trainable_variables)
     train, rows = trained_by(layer, optimizer), []
-    read = layer.moving_mean, layer.moving_variance, layer.gamma
+    variables = layer.moving_mean, layer.moving_variance, layer.gamma
     for size in SIZES:
         loss = sum(train([x[0, size:], x[1, :size]]))
-        second = [on_each(v if of_tf_keras else v.value)[1] for v in read]
-        rows.append([[float(v.numpy()[0]) for v in (*each, loss)] for each in (read, second)])
+        second = [on_each(v if of_tf_keras else v.value)[1] for v in variables]
+        rows.append([[float(v.numpy()[0]) for v in (*each, loss)] for each in (variables, second)])
     return np.array(rows)
 
+
+# %%
 
 read = {name: remembered(norm) for name, norm in NORMS.items()}
 together = [np.concatenate([x[0, size:], x[1, :size]]) for size in SIZES]
@@ -178,31 +182,47 @@ plt.show()
 # %%
 # Proof
 # -----
-# At a share of 0 the triangle of "Keras, mean" is missing from the figure: it is NaN.
+# At a share of 0 the triangle of "Keras, mean" is missing from the figure: it is NaN. First, where
+# the NaN is. Axes: size, what is read or the second replica's, and which number.
 
-print("empty second replica:", *(f"{name} {v[-1].round(2).tolist()}" for name, v in read.items()))
-print("60 and 4:", *(f"{name} {v[4, 0, :2].round(2)}" for name, v in read.items()), "true", true[4])
 assert shares(batches) == [[16, 16], [1, 0]], "the last batch leaves a replica empty"
 assert shares(whole_batches) == [[16, 16]], "none is left empty without the remainder"
-saved, spread, mean, synchronized, pooled = (each[..., :2] for each in read.values())
-gamma, loss = np.moveaxis([*read.values()], -1, 0)[2:]
-shows = np.isfinite(saved[:-1]).all() and np.isnan(saved[-1, 1]).all()
+print("empty second replica:", *(f"{name} {v[-1].round(2).tolist()}" for name, v in read.items()))
+statistics = {name: values[..., :2] for name, values in read.items()}
+of_keras, mean_of_keras = statistics["Keras"], statistics["Keras, mean"]
+shows = np.isfinite(of_keras[:-1]).all() and np.isnan(of_keras[-1, 1]).all()
 defects.defect("empty_replica_nan", shows)
 if shows:
-    assert np.isnan(spread[-1]).all(), "the mean over the replicas is NaN on each"
-    assert np.isfinite(saved[:, 0]).all(), "what Keras reads and saves stays clean"
-assert (np.isnan(gamma[:2, -1]) == shows).all(), "γ of Keras 3 is NaN on both replicas"
-assert np.isnan(gamma).sum() == 4 * shows, "and no other γ"
-assert np.isfinite(loss).all(), "the loss, a sum over all examples, is finite"
+    assert np.isnan(mean_of_keras[-1]).all(), "the mean over the replicas is NaN on each"
+    assert np.isfinite(of_keras[:, 0]).all(), "what Keras reads and saves stays clean"
+for name, values in read.items():
+    gamma, loss = values[..., 2], values[..., 3]
+    spoilt = shows and name in ("Keras", "Keras, mean")
+    assert np.isfinite(gamma[:-1]).all(), f"{name}: γ is finite while no replica is empty"
+    assert (np.isnan(gamma[-1]) == spoilt).all(), f"{name}: γ is NaN on both replicas, or on none"
+    assert np.isfinite(loss).all(), f"{name}: the loss, a sum over all examples, is finite"
 assert np.isnan(float(tf.reduce_mean(tf.zeros(0)))), "a mean over no example is not"
-assert np.isfinite(mean).all(), "tf_keras gives no NaN"
-assert (mean[-1, 1] == mean[-2, 1]).all(), "and leaves the empty replica's statistics"
+
+# %%
+# What is remembered of 60 and 4 examples.
+
+print("60 and 4:", *(f"{name} {v[4, 0, :2].round(2)}" for name, v in read.items()), "true", true[4])
+of_tf_keras = statistics["tf_keras"]
+assert np.isfinite(of_tf_keras).all(), "tf_keras gives no NaN"
+assert (of_tf_keras[-1, 1] == of_tf_keras[-2, 1]).all(), "and leaves the empty replica's statistics"
 assert abs(true[4, 0] - 0.7) < 0.1, "the mean of 60 and 4 examples together"
-assert np.allclose([spread[4, 0], mean[4, 0]], [(5.4, 0.7)] * 2, atol=0.1), "means over replicas"
+for name in ("Keras, mean", "tf_keras"):
+    mean, variance = statistics[name][4, 0]
+    assert abs(mean - 5.4) < 0.1, f"{name}: the mean of the two means"
+    assert abs(variance - 0.7) < 0.1, f"{name}: the mean of the two variances"
 claim("true", true[4, 1], "variance of 60 and 4 examples together", above=7.3, below=7.7)
-claim("mean_of_variances", mean[4, 0, 1], "tf_keras, of 60 and 4", above=0.6, below=0.8)
-right_ones = np.stack([synchronized, pooled])
-assert abs(right_ones - true[:, None]).max() < 1e-3, "two layers remember both replicas together"
+claim("mean_of_variances", of_tf_keras[4, 0, 1], "tf_keras, of 60 and 4", above=0.6, below=0.8)
+for name in ("synchronized", "PooledBatchNorm"):
+    apart = abs(statistics[name] - true[:, None]).max()
+    assert apart < 1e-3, f"{name}: remembers both replicas together, on each of them"
+
+# %%
+# The doctor.
 
 
 def found(name, number):
