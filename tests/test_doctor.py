@@ -405,7 +405,8 @@ def test_what_is_written_in_html_is_text_and_no_markup():
 
 
 def test_watch_says_a_finding_once_and_leaves_training_as_it_was(monkeypatch):
-    monkeypatch.setattr(sys.modules["bnref.doctor._watch"], "SHORTEST", 0.0)
+    for name in ("SHORTEST", "FIRST_STEPS_OF_A_LOOK"):
+        monkeypatch.setattr(sys.modules["bnref.doctor._watch"], name, 0.0)
     x, y = CLASSES()
     order = np.argsort(y)
     data = x[order], y[order]
@@ -430,16 +431,18 @@ def test_watch_says_a_finding_once_and_leaves_training_as_it_was(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "steps, expected",
+    "steps, traced, expected",
     [
         # 64 steps are 1.28 s, so that 5 s are expected: 3 % of 167 s. The second look, 3 s more,
         # comes when 6 s are 3 % of training: after 200 s.
-        (500, [0] * 16 + [1] * 3 + [2] * 10 + [3]),
+        (500, 0, [0] * 16 + [1] * 3 + [2] * 10 + [3]),
         # 64 steps are 12.8 s: 3 % of 427 s. It takes 3 s, and so three more follow at once.
-        (50, [0] * 42 + [1, 2, 3, 4, 4, 4, 4, 5]),
+        (50, 0, [0] * 42 + [1, 2, 3, 4, 4, 4, 4, 5]),
+        # The first step, which is traced, takes 3 s, so that 12 s are expected: 3 % of 400 s.
+        (500, 3, [0] * 39 + [1, 2, 3, 4, 4]),
     ],
 )
-def test_watch_waits_until_training_pays_for_a_look(steps, expected, monkeypatch):
+def test_watch_waits_until_training_pays_for_a_look(steps, traced, expected, monkeypatch):
     """A clock of its own: an epoch takes 10 s, and a look 3 s."""
     now, looks = [0.0], []
     module = sys.modules["bnref.doctor._watch"]
@@ -457,6 +460,7 @@ def test_watch_waits_until_training_pays_for_a_look(steps, expected, monkeypatch
     taken = []
     for epoch in range(len(expected)):
         for batch in range(steps):
+            now[0] += traced if (epoch, batch) == (0, 0) else 0
             watch.on_train_batch_end(batch)
         now[0] += 10
         watch.on_epoch_end(epoch)

@@ -44,14 +44,18 @@ from bnref_gallery.claims import claim
 # Fix
 # ---
 # Say the other framework's numbers in Keras's units; :func:`bnref.conventions.port_model` does it
-# for whole models and weights, by their names.
+# for whole models and weights, by their names. The wrong code has each mistake by itself.
 #
 # Wrong
 # ^^^^^
 
 
-def norm_as_written_there(momentum=0.1, eps=1e-5):
-    return bnref.BatchNorm(momentum=momentum)
+def norm_with_momentum_copied(momentum=0.1, eps=1e-5):
+    return bnref.BatchNorm(momentum=momentum, epsilon=eps)
+
+
+def norm_with_epsilon_left_out(momentum=0.1, eps=1e-5):
+    return bnref.BatchNorm(momentum=1 - momentum)
 
 
 # %%
@@ -71,10 +75,10 @@ def norm_as_meant_there(momentum=0.1, eps=1e-5):
 # it wrong: `momentum in transformers <https://github.com/huggingface/transformers/pull/19454>`__,
 # `both in tacotron_pytorch <https://github.com/r9y9/tacotron_pytorch/issues/19>`__.
 #
-# Why the wrong epsilon has the best curve below: many pixels are hardly ever lit, so that their
-# variance is far below 1e-3. Divided by √(σ² + 1e-5) a lit one comes out at 100 and more, and a
-# batch of 8 that has one moves the average by much. The larger epsilon damps that. It is another
-# network, and not a worse one.
+# Why does the wrong epsilon have the best curve in the figure? Many pixels are hardly ever lit, so
+# that their variance is far below 1e-3. Divided by √(σ² + 1e-5) a lit one comes out at 100 and
+# more, and a batch of 8 that has one moves the average by much. The larger epsilon damps that. It
+# is another network than the one that was trained, and here not a worse one.
 #
 # Experiment
 # ----------
@@ -91,18 +95,16 @@ for row in zip(*(sweep[column] for column in list(sweep)[:-1]), strict=True):
 # Then it is ported: by the book, and with one mistake each.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
-SEEDS, TORCH = range(scale.at_scale(quick=3, full=10)), {"momentum": 0.9, "epsilon": 1e-5}
 PORTS = {
-    "by the book": (TORCH, {}),
-    "epsilon of Keras": (TORCH | {"epsilon": 1e-3}, {}),
-    "momentum copied": (TORCH | {"momentum": 0.1}, {}),
-    "Bessel undone, n = 8": (TORCH, {"count": 8}),  # right only if the batches were of 8
+    "by the book": (norm_as_meant_there, {}),
+    "epsilon of Keras": (norm_with_epsilon_left_out, {}),
+    "momentum copied": (norm_with_momentum_copied, {}),
+    "Bessel undone, n = 8": (norm_as_meant_there, {"count": 8}),  # right only in batches of 8
 }
 
 
-def network(**arguments):
-    norms = [bnref.BatchNorm(**arguments) for _ in range(2)]
-    layers = [keras.layers.Flatten(), norms[0], keras.layers.Dense(64), norms[1]]
+def network(norm):
+    layers = [keras.layers.Flatten(), norm(), keras.layers.Dense(64), norm()]
     layers += [keras.layers.ReLU(), keras.layers.Dense(10)]
     return keras.Sequential([keras.Input((28, 28, 1)), *layers])
 
@@ -111,16 +113,16 @@ def weights_of(layer):
     return {name: getattr(layer, name) for name in conventions.CONVENTIONS["keras"].names}
 
 
-def ported(source, arguments, how):
+def ported(source, norm, how):
     """A new model with the weights of the source, through PyTorch's names and back."""
-    model = network(**arguments)
+    model = network(norm)
     model.set_weights(source.get_weights())
-    for layer, norm in zip(source.layers, model.layers, strict=True):
-        if isinstance(norm, bnref.BatchNorm):
+    for layer, copy in zip(source.layers, model.layers, strict=True):
+        if isinstance(copy, bnref.BatchNorm):
             there = conventions.port(weights_of(layer), source="keras", target="pytorch")
             back = conventions.port(there.weights, source="pytorch", target="keras", **how)
             for name, value in back.weights.items():
-                getattr(norm, name).assign(value)
+                getattr(copy, name).assign(value)
     return model
 
 
@@ -137,12 +139,13 @@ def losses_of_further_training(model, seed):
 def outcome(seed):
     """For each port: accuracy, largest change of a logit, losses of further training."""
     keras.utils.set_random_seed(seed)
-    source, found = network(**TORCH), []
+    source = network(norm_as_meant_there)
+    found = []
     options = {"optimizer": keras.optimizers.Adam(0.003), "steps": 100, "batch_size": 128}
     training.train(source, data.x_train, data.y_train, seed=seed, **options)
     expected = source(data.x_test, training=False)
-    for arguments, how in PORTS.values():
-        model = ported(source, arguments, how)
+    for norm, how in PORTS.values():
+        model = ported(source, norm, how)
         logits = model(data.x_test, training=False)
         accuracy = np.mean(np.argmax(logits, -1) == data.y_test)
         change = np.abs(logits - expected).max()
@@ -150,7 +153,8 @@ def outcome(seed):
     return found
 
 
-outcomes = np.array([outcome(seed) for seed in SEEDS])  # (seeds, ports, ...)
+seeds = range(scale.at_scale(quick=3, full=10))
+outcomes = np.array([outcome(seed) for seed in seeds])  # (seeds, ports, ...)
 
 # %%
 
@@ -182,33 +186,35 @@ claim("logits", epsilon[:, 1], "largest change of a logit by epsilon", above=4)
 apart = epsilon[:, 0] - book[:, 0]
 claim("accuracy", apart, "accuracy gained by the wrong epsilon", above=-0.03, below=0.03)
 claim("momentum", momentum[:, -1] / book[:, -1], "loss over that by the book", above=5)
-claim("bessel", np.abs(bessel[:, 2:] - book[:, 2:]).max(1), "loss moved by Bessel", below=0.05)
+claim("bessel", np.abs(bessel[:, 2:] - book[:, 2:]).max(1), "loss moved by Bessel", below=0.03)
 assert round(8 / 7, 2) == 1.14, "Bessel's correction at n = 8"
 ratios = dict(zip(sweep["layer"], sweep["ratio"], strict=True))
 assert round(ratios["torch.nn.BatchNorm2d"], 3) == 1.008 == round(128 / 127, 3), "PyTorch corrects"
 assert ratios["keras.layers.BatchNormalization"] == 1, "Keras 3 does not"
 assert ratios["flax.nnx.BatchNorm"] == 1, "nor does Flax"
-meant, written = norm_as_meant_there(), norm_as_written_there()
-assert np.isclose(meant.momentum, TORCH["momentum"]), "the fix has the momentum that was meant"
-assert meant.epsilon == TORCH["epsilon"] != written.epsilon, "and the epsilon"
 
 # %%
 # The doctor is asked of the same network on pixels a tenth as bright, where the loss suffers.
 
-x, y, source = data.x_train / 10, data.y_train, network(**TORCH)
+x = data.x_train / 10
+y = data.y_train
+source = network(norm_as_meant_there)
 training.train(source, x, y, optimizer=keras.optimizers.Adam(0.003), steps=100, batch_size=128)
 
 
-def found(cause, **mistake):
-    model = network(**TORCH | mistake)
+def found(cause, norm):
+    model = network(norm)
     model.set_weights(source.get_weights())
     report = doctor.examine(model, (x[:512], y[:512]), only=[cause])
     return [finding.evidence for finding in report.findings]
 
 
-for number, wrong in {"epsilon": 1e-3, "momentum": 0.1}.items():
-    cause = f"{number}_of_another_framework"
-    evidence = found(cause, **{number: wrong})
+wrong_norms = {
+    "epsilon_of_another_framework": norm_with_epsilon_left_out,
+    "momentum_of_another_framework": norm_with_momentum_copied,
+}
+for cause, norm in wrong_norms.items():
+    evidence = found(cause, norm)
     print("the doctor, of the wrong port:", *evidence)
     assert evidence, f"{cause} fires on the wrong port"
-    assert not found(cause), "and is silent on that by the book"
+    assert not found(cause, norm_as_meant_there), "and is silent on that by the book"
