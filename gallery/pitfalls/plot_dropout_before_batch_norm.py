@@ -5,8 +5,9 @@ Dropout before batch norm: the variance remembered is not the variance met
 Dropout raises the variance of a channel in training, and not at inference. Batch norm remembers the
 raised one: with half of the values kept it divides at inference by a standard deviation at least
 :claim:`1.4 <deviation>` times too large. In a small network with dropout before every norm the test
-loss is :claim:`34 % <loss_before>` too high at a rate of 0.5; at a rate of 0.8 the accuracy is
-:claim:`28 points <accuracy_before>` too low. After the last norm, dropout costs nothing.
+loss is :claim:`36 % <loss_before>` too high at a rate of 0.5; at a rate of 0.8 the accuracy is
+:claim:`25 points <accuracy_before>` too low. With dropout after the last norm alone the loss is
+:claim:`2 % <loss_last>` too high, and the accuracy is not lower.
 
 .. symptom:: validation far worse than training
    :doctor: dropout_before
@@ -39,7 +40,8 @@ from bnref_gallery.claims import claim
 
 
 def hidden_layer(rate, last):
-    dense, norm = keras.layers.Dense(128), bnref.BatchNorm(momentum=0.9)
+    dense = keras.layers.Dense(128)
+    norm = keras.layers.BatchNormalization(momentum=0.9)
     return [dense, keras.layers.Dropout(rate), norm, keras.layers.ReLU()]
 
 
@@ -49,7 +51,8 @@ def hidden_layer(rate, last):
 
 
 def hidden_layer_dropout_last(rate, last):
-    dense, norm = keras.layers.Dense(128), bnref.BatchNorm(momentum=0.9)
+    dense = keras.layers.Dense(128)
+    norm = keras.layers.BatchNormalization(momentum=0.9)
     layers = [dense, norm, keras.layers.ReLU()]
     return [*layers, keras.layers.Dropout(rate)] if last else layers
 
@@ -82,13 +85,13 @@ measured = np.array([factor(p) for p in kept])
 predicted = 1 / kept[:, None] + (1 / kept[:, None] - 1) * ratios**2
 
 # %%
-# A network of three hidden layers, with dropout in three places. The digits are half as wide and as
-# high, for speed.
+# A network of three hidden layers, with dropout in three places.
 
 
 def hidden_layer_dropout_after(rate, last):
-    layers = [keras.layers.Dense(128), bnref.BatchNorm(momentum=0.9), keras.layers.ReLU()]
-    return [*layers, keras.layers.Dropout(rate)]
+    dense = keras.layers.Dense(128)
+    norm = keras.layers.BatchNormalization(momentum=0.9)
+    return [dense, norm, keras.layers.ReLU(), keras.layers.Dropout(rate)]
 
 
 PLACES = {
@@ -98,11 +101,10 @@ PLACES = {
 }
 RATES = (0.5, 0.8)
 data = datasets.load("mnist").take(train=4000, test=1000)
-x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]
 
 
 def network(place, rate):
-    layers = [keras.Input((14, 14, 1)), keras.layers.Flatten()]
+    layers = [keras.Input((28, 28, 1)), keras.layers.Flatten()]
     for number in range(3):
         layers += PLACES[place](rate, last=number == 2)
     return keras.Sequential([*layers, keras.layers.Dense(10)])
@@ -114,17 +116,18 @@ def network(place, rate):
 
 def scores(place, rate):
     """Loss and accuracy as trained, then recomputed without dropout; a row a seed."""
+    keras.utils.set_random_seed(0)  # the layers of dropout take their seeds from it
     model, rows = network(place, rate), []
     step = training.Run(model, keras.optimizers.SGD(0.1)).step
     for seed in range(scale.at_scale(quick=3, full=10)):
         keras.utils.set_random_seed(seed)
         model.set_weights(network(place, rate).get_weights())
-        batches = training.shuffled_batches(x_train, data.y_train, batch_size=64, seed=seed)
+        batches = training.shuffled_batches(data.x_train, data.y_train, batch_size=64, seed=seed)
         for _ in range(150):
             step(*next(batches))
-        trained = training.evaluate(model, x_test, data.y_test)
-        population.recompute(model, np.split(x_train, 4), dropout=False)
-        rows.append([*trained, *training.evaluate(model, x_test, data.y_test)])
+        trained = training.evaluate(model, data.x_test, data.y_test)
+        population.recompute(model, np.split(data.x_train, 4), dropout=False)
+        rows.append([*trained, *training.evaluate(model, data.x_test, data.y_test)])
     return rows
 
 
@@ -163,7 +166,7 @@ claim(
 gained, saved = accuracy[..., 1] - accuracy[..., 0], loss[..., 0] / loss[..., 1] - 1
 claim("loss_before", saved[0, 0], "loss too high, before, 0.5", above=0.1, below=0.7, of="mean")
 claim("accuracy_at_half", gained[0, 0], "accuracy lost, before, 0.5", below=0.05, of="mean")
-claim("accuracy_before", gained[0, 1], "accuracy lost, before, 0.8", above=0.12, of="mean")
+claim("accuracy_before", gained[0, 1], "accuracy lost, before, 0.8", above=0.15, of="mean")
 claim("accuracy_after", gained[1, 1], "accuracy lost, after, 0.8", above=0.08, of="mean")
 claim("loss_after", saved[1, 0], "loss too high, after, 0.5", above=0.03, of="mean")
 claim("accuracy_last", gained[2].mean(1), "after the last, lost", above=-0.02, below=0.02)
@@ -171,7 +174,7 @@ claim("loss_last", saved[2].mean(1), "after the last, loss too high", above=-0.0
 
 
 def found(model):
-    report = doctor.examine(model, x_train[:256], only=["dropout_before"])
+    report = doctor.examine(model, data.x_train[:256], only=["dropout_before"])
     return [finding.evidence for finding in report.findings]
 
 
