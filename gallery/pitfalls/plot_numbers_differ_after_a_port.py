@@ -113,9 +113,8 @@ def weights_of(layer):
     return {name: getattr(layer, name) for name in conventions.CONVENTIONS["keras"].names}
 
 
-def ported(source, norm, how):
-    """A new model with the weights of the source, through PyTorch's names and back."""
-    model = network(norm)
+def port_weights(source, model, how):
+    """Give the model the weights of the source, through PyTorch's names and back."""
     model.set_weights(source.get_weights())
     for layer, copy in zip(source.layers, model.layers, strict=True):
         if isinstance(copy, bnref.BatchNorm):
@@ -123,17 +122,28 @@ def ported(source, norm, how):
             back = conventions.port(there.weights, source="pytorch", target="keras", **how)
             for name, value in back.weights.items():
                 getattr(copy, name).assign(value)
-    return model
 
 
 # %%
+# The step of each port is compiled once, and its model gets other weights for each seed.
+
+further = {
+    name: training.Run(network(norm), keras.optimizers.SGD(0.001))
+    for name, (norm, _) in PORTS.items()
+}
 
 
-def losses_of_further_training(model, seed):
+def test_loss(run):
+    return {"test": run.evaluate(data.x_test, data.y_test)[0]}
+
+
+def losses_of_further_training(run, seed):
     """Test losses, every 2 steps."""
-    options = {"optimizer": keras.optimizers.SGD(0.001), "steps": 20, "batch_size": 8, "every": 2}
-    options["measure"] = lambda run: {"test": run.evaluate(data.x_test, data.y_test)[0]}
-    return training.train(model, data.x_train, data.y_train, seed=seed, **options)["test"]
+    options = {"steps": 20, "batch_size": 8, "every": 2, "measure": test_loss}
+    return run.train(data.x_train, data.y_train, seed=seed, **options)["test"]
+
+
+# %%
 
 
 def outcome(seed):
@@ -144,12 +154,13 @@ def outcome(seed):
     options = {"optimizer": keras.optimizers.Adam(0.003), "steps": 100, "batch_size": 128}
     training.train(source, data.x_train, data.y_train, seed=seed, **options)
     expected = source(data.x_test, training=False)
-    for norm, how in PORTS.values():
-        model = ported(source, norm, how)
+    for name, (_, how) in PORTS.items():
+        model = further[name].model
+        port_weights(source, model, how)
         logits = model(data.x_test, training=False)
         accuracy = np.mean(np.argmax(logits, -1) == data.y_test)
         change = np.abs(logits - expected).max()
-        found.append((accuracy, change, *losses_of_further_training(model, seed)))
+        found.append((accuracy, change, *losses_of_further_training(further[name], seed)))
     return found
 
 
