@@ -133,13 +133,13 @@ class Traced:
 
 
 def accuracies(traced, x):
-    """By the batches' statistics, at inference, and with recomputed statistics."""
+    """By the batches' statistics, at inference, and recomputed where the momentum is 0.99."""
     weights, parts = traced.model.get_weights(), np.split(x, 5)
     by_batch = np.concatenate([traced.by_batch(part) for part in parts])
     traced.model.set_weights(weights)  # the calls in training mode have moved the population
     finished(traced.model, parts)
     found = [by_batch, traced.at_inference(x)]
-    if traced.norm != "frozen":
+    if traced.norm == 0.99:
         finished_with_new_statistics(traced.model, parts)
     found.append(traced.at_inference(x))
     traced.model.set_weights(weights)
@@ -199,7 +199,7 @@ plt.show()
 # %%
 # Proof
 # -----
-# Accuracies after 30 steps, what the other ways do, and the doctor before and after the fix.
+# Accuracies after 30 steps, and what the other ways do.
 
 batch, inference, recomputed = negatives[0.99][..., 3].T
 right, frozen = negatives[0.9][:, 1], negatives["frozen"][:, 1]
@@ -216,6 +216,9 @@ assert 0.99**299 < 0.05 < 0.99**298, "300 steps bring it down to 5 %"
 lost = (fresh[0.99][:, 0] - fresh[0.99][:, 1]).mean(0)
 claim("new_10", lost[1], "a new network at step 10, lost at inference", above=0.05)
 claim("new_60", lost[6], "a new network at step 60, lost at inference", above=-0.03, below=0.03)
+
+# %%
+# The doctor, before and after the fix.
 
 model = networks[0.99].model
 networks[0.99].begin(0, old[0])
