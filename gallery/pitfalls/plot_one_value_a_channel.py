@@ -96,10 +96,10 @@ class CorrectedFromTwo(bnref.BatchNorm):
 # %%
 # Why
 # ---
-# It goes wrong at question 1 (whose statistics): by those of too few. In a batch of two a layer
-# sees of each channel only which example has more. The NaN is question 2's (remembered how).
-# PyTorch and TensorFlow's fused operation remember the corrected variance; on the CPU the latter
-# guards against n = 1, on GPUs NaN was reported.
+# It goes wrong at question 1 (whose statistics): they are those of too few. In a batch of two a
+# layer sees of each channel only which example has more. The NaN comes from question 2 (remembered
+# how). PyTorch and TensorFlow's fused operation remember the corrected variance. On the CPU the
+# latter guards against n = 1; on GPUs NaN was reported.
 #
 # Met in `tensorflow/tensorflow#34062 <https://github.com/tensorflow/tensorflow/issues/34062>`_
 # (NaN, on GPUs alone), `pytorch/pytorch#1381 <https://github.com/pytorch/pytorch/issues/1381>`_,
@@ -135,7 +135,8 @@ print("with the last batch of one:", of_all, "without:", of_whole)
 # once for all seeds.
 
 data = datasets.load("mnist").take(train=2000, test=1000)
-sizes, seeds = (1, 2, 8, 32), range(scale.at_scale(quick=3, full=10))
+sizes = 1, 2, 8, 32
+seeds = range(scale.at_scale(quick=3, full=10))
 
 
 def network():
@@ -164,7 +165,7 @@ alone = keras.layers.BatchNormalization()(random.standard_normal((1, 64)), train
 
 # %%
 # A channel that never varies, 4,096 values. Its mean is rounded, so x − μ is not 0, and 1/√ε is
-# large: harmless at 0, and at 10,000 and above as large as the signal.
+# large: there is hardly any noise at 1, and at 10,000 and above it can be as large as the signal.
 
 constants = np.float32(10) ** np.arange(7, dtype="float32")
 columns = np.tile(np.linspace(1, 2, 64, dtype="float32"), (4096, 1))
@@ -193,24 +194,37 @@ plt.show()
 # %%
 # Proof
 # -----
-# What is remembered, accuracies by batch size, constant channels, and the doctor.
+# What is remembered.
 
 assert np.isnan(of_all["Corrected"]), "the factor n/(n − 1) leaves NaN after a batch of one"
 for name in ("CorrectedFromTwo", "BatchNorm", "BatchNormalization"):
     assert np.isfinite(of_all[name]), f"{name} leaves none"
 assert np.isfinite([*of_whole.values()]).all(), "without the last batch there is no NaN"
 assert (fused == 0).all(), "TensorFlow's fused operation guards against it, on the CPU"
-for number, (size, row) in enumerate(zip(sizes, scores, strict=True)):
-    bounds = [(0.05, 0.2), (0.2, 0.75), (0.6, 1), (0.7, 1)][number]
-    says = f"test accuracy, batches of {size}"
-    claim(f"size_{size}", row, says, above=bounds[0], below=bounds[1])
-assert (np.diff(scores.mean(1))[:2] > 0.1).all(), "better in batches of 2, and again of 8"
+
+# %%
+# The accuracies by batch size, and what comes out of batches of one and of two.
+
+claim("size_1", scores[0], "test accuracy, batches of 1", above=0.05, below=0.2)
+claim("size_2", scores[1], "test accuracy, batches of 2", above=0.2, below=0.75)
+claim("size_8", scores[2], "test accuracy, batches of 8", above=0.6)
+claim("size_32", scores[3], "test accuracy, batches of 32", above=0.7)
+of_1, of_2, of_8, _ = scores.mean(1)
+assert of_2 - of_1 > 0.1, "batches of 2 are better than batches of 1"
+assert of_8 - of_2 > 0.1, "batches of 8 are better than batches of 2"
 assert np.abs(alone).max() == 0, "a batch of one comes out at 0, which is β"
 assert np.abs(np.abs(pair) - 1).max() < 0.01, "a batch of two at plus and minus 1"
+
+# %%
+# The constant channels.
+
 print("largest output of a constant channel:", *np.array([*noise.values()]).round(3))
 assert max(noise[1e-5][4:]) > 0.2, "constants of 10,000 and more: rounding errors as large as 0.2"
 assert noise[1e-5][0] < 0.1, "a constant of 1: hardly any"
 assert (np.array(noise[1e-3]) <= np.array(noise[1e-5])).all(), "a larger ε damps them"
+
+# %%
+# The doctor, on wrong batches and on right ones.
 
 
 def found(cause, number, batch_size):
