@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import addresses
 import alternative_texts
+import answer_first
 import api_reference
 import claimed
 import fixes
@@ -314,6 +315,9 @@ def test_a_fix_is_short_and_has_two_sides(pages):
 
 def test_the_check_says_what_to_look_at_and_imports_are_folded(pages):
     page = pages.build(imports=["import keras", "from bnref import doctor"]).page()
+    assert answer_first.draws("fig, axes = plt.subplot_mosaic(1)") and not answer_first.draws(
+        "x = 1"
+    )
     assert page.find(class_="page-seen").get_text() == "You see: no luck"
     check = page.find(id="check")
     assert "look at a cat" in check.find("ul").get_text() and not page.find(class_="symptom")
@@ -456,6 +460,15 @@ def test_long_names_of_categories_leave_room_on_a_card(tmp_path, recwarn):
     alternative_texts.draw_card(figure, tmp_path / "plot_it.png")
     assert [each.get_text() for each in panel.get_yticklabels()] == ["a name that i…"]
     assert panel.get_position().width > 0.4 and not recwarn.list
+
+
+def test_powers_of_ten_stay_whole_on_a_card(tmp_path):
+    figure = Figure(layout="constrained")
+    panel = figure.subplots()
+    panel.loglog([1, 1000], [1, 1000])
+    figure.canvas.draw()
+    alternative_texts.draw_card(figure, tmp_path / "plot_it.png")
+    assert "…" not in "".join(each.get_text() for each in panel.get_xticklabels())
 
 
 def test_dots_of_categories_are_told_by_category_and_what_is_long_is_cut():

@@ -67,7 +67,7 @@ def draw_card(figure, path):
 def shorten_ticks(axis, longest=14):
     """Cut the names of categories that would leave no room for the drawing."""
     labels = tick_labels(axis)
-    if max(map(len, labels.values()), default=0) > longest:
+    if any(len(name) > longest and "$" not in name for name in labels.values()):  # no formulas
         short = [
             name if len(name) <= longest else name[: longest - 1] + "…" for name in labels.values()
         ]

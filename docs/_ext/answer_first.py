@@ -127,7 +127,7 @@ def count_of_claims(code):
 
 def draws(code):
     """Whether a cell draws a figure, and is there for that."""
-    return "plt.subplots(" in code
+    return "plt.subplots(" in code or "plt.subplot_mosaic(" in code
 
 
 def only_imports(code):
