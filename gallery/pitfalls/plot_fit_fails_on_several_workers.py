@@ -4,8 +4,8 @@ Keras 3 cannot fit on several workers, but a custom loop can
 
 Under ``MultiWorkerMirroredStrategy`` the ``fit`` of Keras 3.15 ends at the first batch with the
 ValueError "Attempt to convert a value (PerReplica …)". A loop around ``strategy.run`` works: with
-:class:`bnref.layers.SyncBatchNorm` the losses of two workers and of one device differ by
-:claim:`0.0000 <apart>` at most. ``fit`` of tf_keras works too.
+:class:`bnref.layers.SyncBatchNorm` two workers have the losses of one device, to rounding. ``fit``
+of tf_keras works too.
 
 .. symptom:: an error message
    :cause: Keras 3's ``fit`` does not know the distributed batches of several workers
@@ -17,7 +17,7 @@ ValueError "Attempt to convert a value (PerReplica …)". A loop around ``strate
 # %%
 # Check
 # -----
-# The message says it, at the first batch.
+# The message says it, at the first batch: it names a value of several workers, ``PerReplica``.
 
 import json
 import os
@@ -29,6 +29,12 @@ import matplotlib.pyplot as plt
 
 from bnref_gallery import defects
 from bnref_gallery.claims import claim
+
+
+def fit_cannot_take_several_workers(error):
+    """Whether this is the error of Keras 3's ``fit``, and not one of the data."""
+    return "convert a value (PerReplica" in str(error)
+
 
 # %%
 # Fix
@@ -91,7 +97,12 @@ def network(keras, norm):
     keras.utils.set_random_seed(0)
     layers = [keras.Input((8,)), keras.layers.Dense(32), norm(), keras.layers.ReLU()]
     return keras.Sequential([*layers, keras.layers.Dense(2)])
+"""
 
+# %%
+# The step of a replica, which the loop runs, and what is asked of the worker.
+
+STEP = """
 def step_of(model, optimizer):
     weights = model.trainable_variables
     def step(x, y):
@@ -128,7 +139,7 @@ def started(addresses, index, output):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_NUM_INTRAOP_THREADS": "1"}
     environment["TF_CONFIG"] = json.dumps(task)
     options = {"env": environment, "stdout": output, "stderr": subprocess.STDOUT, "text": True}
-    program = WORKER + WRONG + RIGHT + ASKED
+    program = WORKER + STEP + WRONG + RIGHT + ASKED
     return subprocess.Popen([sys.executable, "-c", program], **options)
 
 
@@ -170,9 +181,11 @@ fails = isinstance(results["Keras 3, fit"], str)
 defects.defect("fit_on_workers", fails)
 if fails:
     message = results.pop("Keras 3, fit")
-    assert "convert a value (PerReplica" in message, "the message that the page cites"
+    assert fit_cannot_take_several_workers(message), "the message that the page cites"
+other = "ValueError: Attempt to convert a value (None) with an unsupported type"
+assert not fit_cannot_take_several_workers(other), "the check is silent on another message"
 pairs = zip(results["Keras 3, loop"], results["one device"], strict=True)
 apart = [abs(two - one) for two, one in pairs]
-claim("apart", max(apart), "largest difference of the losses", below=1e-3)
+claim("apart", max(apart), "largest difference of the losses", below=1e-4)
 for name, losses in results.items():
     assert losses[-1] < 0.8 * losses[0], f"{name}: it learns"
