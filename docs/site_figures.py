@@ -83,14 +83,19 @@ def placed(page, folder, recoloured):
 def twice(found, recoloured):
     """A figure's tag, for the light and for the dark; a click shows the large one."""
     tag, name = found[0], found[1]
-    tags = [tag]
+    tags = {"": tag}
     if name in recoloured:
         stem = name.removesuffix(".png")
         dark = re.sub(rf"{re.escape(stem)}(_2_00x)?\.png", rf"{stem}\1{DARK}.png", tag)
-        tags = [with_class(tag, "only-light"), with_class(dark, "only-dark")]
+        both = {"only-light": tag, "only-dark": dark}
+        tags = {theme: with_class(each, theme) for theme, each in both.items()}
     if "_thumb." in name:
-        return "".join(tags)
-    return "".join(f'<a class="large" href="{largest(each)}">{each}</a>' for each in tags)
+        return "".join(tags.values())
+    # The link of the hidden one is hidden too, so that nobody comes to it by keyboard.
+    return "".join(
+        f'<a class="{f"large {theme}".strip()}" href="{largest(each)}">{each}</a>'
+        for theme, each in tags.items()
+    )
 
 
 def with_class(tag, name):

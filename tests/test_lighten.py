@@ -149,6 +149,7 @@ def test_the_page_has_both_and_each_leads_to_the_large_one(figure):
     assert light["href"] == "../_images/sphx_glr_it_001_2_00x.png"
     assert dark["href"] == "../_images/sphx_glr_it_001_2_00x_dark.png"
     assert "only-light" in light.img["class"] and "only-dark" in dark.img["class"]
+    assert "only-light" in light["class"] and "only-dark" in dark["class"], "hidden with its figure"
     assert dark.img["src"] == "../_images/sphx_glr_it_001_dark.png"
     assert dark.img["loading"] == "lazy" and dark.img["width"] == "60"
     thumbs = page.find_all("img", alt="C")
