@@ -257,6 +257,7 @@ PROPS_MAY_IMPORT = {
     "scale": {"bnref"},
     "second_derivatives": set(),
     "second_passes": set(),
+    "claims": set(),
     "sick_models": {"bnref", "datasets", "sick_models"},
     "timing": set(),
     "tower_networks": {"bnref"},

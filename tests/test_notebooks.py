@@ -33,7 +33,8 @@ def script_of(path):
 def code_of(script):
     """The cells of code of a script, as sphinx-gallery cuts them."""
     _, blocks = split_code_and_text_blocks(str(script))
-    return [block.content.strip("\n") for block in blocks if block.type == "code"]
+    settings = re.compile(r"^# sphinx_gallery_.*\n+", re.MULTILINE)  # which no page shows
+    return [settings.sub("", b.content).strip("\n") for b in blocks if b.type == "code"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -6,13 +6,17 @@ the measured number where its prose has ``:claim:`94 % <name>```, and the bounds
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["claim", "forget", "held"]
 
 _held: dict[str, dict] = {}
 
 
-def claim(name, values, says, *, above=None, below=None, of="each"):
+def claim(
+    name: str, values: ArrayLike, says: str, *, above: float | None = None,
+    below: float | None = None, of: str = "each",
+) -> None:  # fmt: skip
     """Hold a measured number to its bounds, print it, and keep it for the page's prose.
 
     Parameters
@@ -54,12 +58,12 @@ def claim(name, values, says, *, above=None, below=None, of="each"):
     _held[name] |= {"above": above, "below": below}
 
 
-def held():
+def held() -> dict[str, dict]:
     """What was claimed since the last `forget`, by name."""
     return dict(_held)
 
 
-def forget():
+def forget() -> None:
     """Begin a new page."""
     _held.clear()
 

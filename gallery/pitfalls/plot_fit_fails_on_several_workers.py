@@ -62,7 +62,7 @@ def losses_by_fit(keras, strategy):
 RIGHT = """
 def losses_by_loop(keras, strategy):
     with strategy.scope():
-        model, optimizer = network(keras, bnref.SyncBatchNorm), keras.optimizers.SGD(0.3)
+        model, optimizer = network(keras, SyncBatchNorm), keras.optimizers.SGD(0.3)
         optimizer.build(model.trainable_variables)
     step = step_of(model, optimizer)
     run = tf.function(lambda x, y: strategy.reduce("sum", strategy.run(step, (x, y)), None))
@@ -87,6 +87,7 @@ import tensorflow as tf
 
 workers = tf.distribute.MultiWorkerMirroredStrategy()
 import bnref, keras, numpy as np, tf_keras
+SyncBatchNorm = bnref.SyncBatchNorm
 x = np.random.default_rng(0).standard_normal((640, 8)).astype("float32")
 data = tf.data.Dataset.from_tensor_slices((x, np.int64(x[:, 0] * x[:, 1] > 0))).batch(64)
 sharding = tf.data.Options()
