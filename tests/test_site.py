@@ -120,7 +120,7 @@ def test_every_gallery_script_ends_by_asserting_what_it_claims(script):
     assert any(map(claims, ast.walk(ast.parse(conclusion))))
     entries = re.compile(r"\n\.\. symptom::.*\n(?: {3}.*\n)+")
     written = [line for line in entries.sub("", text).splitlines() if line.strip()]
-    assert len(written) <= 190, "not counting its symptoms and blank lines"
+    assert len(written) <= 180, "not counting its symptoms and blank lines"
 
 
 def test_the_reference_shows_the_arguments_of_a_layer(pages):

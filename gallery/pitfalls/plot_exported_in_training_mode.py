@@ -4,7 +4,8 @@ Exported in training mode, a model answers by the batch, and learns from whoever
 
 ``training=True`` that got into an exported function stays there for ever. The served network
 classifies :claim:`90 % <large_batch>` of the test digits correctly in one large batch and
-:claim:`9 % <one_by_one>` if they come one by one; every request moves its population. In Keras 3
+:claim:`9 % <one_by_one>` if they come one by one. Every request moves its population: after these,
+the right function of the same file has lost :claim:`6 points <lost>`. In Keras 3
 the fault can hide: a model with an image layer such as ``Resizing``, or with a part that is called
 with ``training=True``, predicts correctly, and ``model.export`` makes a wrong file of it.
 
@@ -80,30 +81,6 @@ def exported_at_inference(model, folder, spec):
 
 
 # %%
-# Wrong, tf.saved_model
-# ^^^^^^^^^^^^^^^^^^^^^
-
-
-def module_in_training_mode(model, spec):
-    module = tf.Module()
-    module.state = [variable.value for variable in model.variables]
-    module.serve = tf.function(lambda x: model(x, training=True), [spec])
-    return module
-
-
-# %%
-# Right, tf.saved_model
-# ^^^^^^^^^^^^^^^^^^^^^
-
-
-def module_at_inference(model, spec):
-    module = tf.Module()
-    module.state = [variable.value for variable in model.variables]
-    module.serve = tf.function(lambda x: model(x, training=False), [spec])
-    return module
-
-
-# %%
 # Why
 # ---
 # It goes wrong at question 3 (used when): the batch's statistics at inference. ``predict`` of Keras
@@ -160,52 +137,60 @@ def with_true_inside(model):
     return keras.Model(inputs, model(inputs, training=True))
 
 
-def loaded(export, *given):
-    """The function that a server would call."""
-    with tempfile.TemporaryDirectory() as folder:
-        export(*given, folder)
-        return tf.saved_model.load(folder)
+def saved_in_training_mode(model, folder, spec):
+    module = tf.Module()
+    module.state = [variable.value for variable in model.variables]
+    module.serve = tf.function(lambda x: model(x, training=True), [spec])
+    tf.saved_model.save(module, folder)
 
 
-def by_keras(export):
-    return lambda model, folder: export(model, folder, SPEC)
-
-
-def by_module(make):
-    return lambda model, folder: tf.saved_model.save(make(model, SPEC), folder)
+def as_it_is(model):
+    return model
 
 
 EXPORTS = {
-    "training=False": (by_module(module_at_inference), lambda model: model),
-    "training=True": (by_module(module_in_training_mode), lambda model: model),
-    "Keras, export": (by_keras(exported_by_keras), lambda model: model),
-    "True within, export": (by_keras(exported_by_keras), with_true_inside),
-    "image layer, export": (by_keras(exported_by_keras), with_image_layer),
-    "image layer, archive": (by_keras(exported_at_inference), with_image_layer),
+    "training=False": (exported_at_inference, as_it_is),
+    "training=True": (saved_in_training_mode, as_it_is),
+    "Keras, export": (exported_by_keras, as_it_is),
+    "True within, export": (exported_by_keras, with_true_inside),
+    "image layer, export": (exported_by_keras, with_image_layer),
+    "image layer, archive": (exported_at_inference, with_image_layer),
 }
+
+
+def loaded(export, model):
+    """What a server would load."""
+    with tempfile.TemporaryDirectory() as folder:
+        export(model, folder, SPEC)
+        return tf.saved_model.load(folder)
+
 
 # %%
 
 
 def of_one_seed(seed):
-    """Accuracies of each way; whether it answers by the batch; how far its statistics moved."""
-    model, found, by_batch, moved = trained(seed), [], [], []
+    """Accuracies of each way; whether it answers by the batch; whether its statistics moved."""
+    model, found, by_batch, moves = trained(seed), [], [], []
     for export, whole in EXPORTS.values():
         module = loaded(export, whole(model))
-        variables = getattr(module, "state", None) or module.variables
-        before = [variable.numpy() for variable in variables]
+        state = getattr(module, "state", None) or module.variables
+        before = [variable.numpy() for variable in state]
         by_batch.append(answers_by_the_batch(module.serve, data.x_test[:64]))
         found.append(accuracies(module.serve))
-        moved.append(max(np.abs(v - old).max() for v, old in zip(variables, before, strict=True)))
+        moves.append(any((v.numpy() != old).any() for v, old in zip(state, before, strict=True)))
+        if export is saved_in_training_mode:
+            after = keras.models.clone_model(model)  # what the requests have left
+            after.set_weights([variable.numpy() for variable in state])
     for whole in (with_true_inside, with_image_layer):
-        predicted = whole(model).predict(data.x_test, batch_size=10, verbose=0)
-        found.append([np.mean(np.argmax(predicted, 1) == data.y_test)] * 3)
-    return found, by_batch, moved
+        predict = partial(whole(model).predict, batch_size=10, verbose=0)
+        found.append([np.mean(np.argmax(predict(data.x_test), 1) == data.y_test)] * 3)
+    found.append(accuracies(partial(after, training=False)))
+    return found, by_batch, moves
 
 
 seeds = range(scale.at_scale(quick=3, full=10))
-runs, by_batch, moved = (np.array(each) for each in zip(*map(of_one_seed, seeds), strict=True))
-ways = [*EXPORTS, "True within, predict", "image layer, predict"]
+runs, by_batch, moves = (np.array(each) for each in zip(*map(of_one_seed, seeds), strict=True))
+ways = [*EXPORTS, "True within, predict", "image layer, predict", "False, after True"]
 
 # %%
 
@@ -224,7 +209,7 @@ plt.show()
 # Accuracies in the three tests, what answers by the batch, and what moves.
 
 for way, values in zip(ways, runs.mean(0).round(3), strict=True):
-    print(f"{way:21}", dict(zip(TESTS, values, strict=True)))
+    print(f"{way:21} {', '.join(TESTS)}:", *values)
 of = {way: runs[:, k] for k, way in enumerate(ways)}
 right, wrong = of["training=False"], of["training=True"]
 claim("right", right[:, 0], "training=False, in one batch", above=0.85)
@@ -240,7 +225,9 @@ assert of["True within, export"][:, 2].max() < 0.2, "export keeps the True that 
 assert abs(of["image layer, predict"] - right)[:, 0].max() < 0.01, "predict hides the image layer"
 expected = [False, True, False, True, leaks, False]
 assert (by_batch == expected).all(), "the check by hand fires on the wrong ones alone"
-assert ((moved > 0) == expected).all(), "and these learn from whoever asks"
+assert (moves == expected).all(), "and these learn from whoever asks"
+lost = (right - of["False, after True"])[:, 0]
+claim("lost", lost, "lost by the right function after these requests", above=0.02, of="mean")
 
 # %%
 

@@ -209,7 +209,8 @@ def found(model, cause):
     return [finding.evidence for finding in report.findings]
 
 
-copied_by_trainable_variables(trained, fresh := network())
+fresh = network()
+copied_by_trainable_variables(trained, fresh)
 print("the doctor, of the wrong copy:", *found(fresh, "never_updated"))
 assert found(fresh, "never_updated"), "the check fires on the wrong copy"
 assert not found(right, "never_updated"), "and is silent on the right one"
