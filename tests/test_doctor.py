@@ -433,13 +433,13 @@ def test_watch_says_a_finding_once_and_leaves_training_as_it_was(monkeypatch):
 @pytest.mark.parametrize(
     "steps, traced, expected",
     [
-        # 64 steps are 1.28 s, so that 5 s are expected: 3 % of 167 s. The second look, 3 s more,
-        # comes when 6 s are 3 % of training: after 200 s.
-        (500, 0, [0] * 16 + [1] * 3 + [2] * 10 + [3]),
+        # 64 steps are 1.28 s, so that 5 s are expected: 3 % of 167 s. The second look is taken to
+        # cost 4.5 s, and comes when 7.5 s are 3 % of training: after 250 s.
+        (500, 0, [0] * 16 + [1] * 8 + [2] * 10 + [3]),
         # 64 steps are 12.8 s: 3 % of 427 s. It takes 3 s, and so three more follow at once.
-        (50, 0, [0] * 42 + [1, 2, 3, 4, 4, 4, 4, 5]),
+        (50, 0, [0] * 42 + [1, 2, 3] + [4] * 9 + [5]),
         # The first step, which is traced, takes 3 s, so that 12 s are expected: 3 % of 400 s.
-        (500, 3, [0] * 39 + [1, 2, 3, 4, 4]),
+        (500, 3, [0] * 39 + [1, 2, 3, 3, 3, 4]),
     ],
 )
 def test_watch_waits_until_training_pays_for_a_look(steps, traced, expected, monkeypatch):
@@ -468,6 +468,29 @@ def test_watch_waits_until_training_pays_for_a_look(steps, traced, expected, mon
     assert taken == expected
     watch.on_train_end()
     assert len(looks) == expected[-1] + 1
+
+
+@pytest.mark.parametrize("costs", [[3, 4, 5, 3.5, 7], [4.9, 1, 4.9, 7.2, 1]])
+def test_watch_keeps_to_its_share_where_looks_take_longer_than_the_last(costs, monkeypatch):
+    """A clock of its own: an epoch takes 10 s, and a look up to half as much again as before."""
+    now, module, left = [0.0], sys.modules["bnref.doctor._watch"], list(costs)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    report = doctor.examine(small(), CLASSES()[0])
+
+    def look(*arguments, **options):
+        now[0] += left.pop(0)
+        return report
+
+    monkeypatch.setattr(module, "examine", look)
+    watch = doctor.Watch(CLASSES()[0])
+    watch.on_train_begin()
+    for epoch in range(90):
+        for batch in range(100):
+            watch.on_train_batch_end(batch)
+        now[0] += 10
+        watch.on_epoch_end(epoch)
+        assert sum(costs[: len(costs) - len(left)]) <= 0.03 * 10 * (epoch + 1)
+    assert len(left) < 2, "and it does look"
 
 
 def test_watch_says_what_two_looks_in_a_row_have_found_and_at_the_end_what_one_has(monkeypatch):
