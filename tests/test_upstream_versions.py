@@ -257,7 +257,7 @@ def test_the_page_has_the_style_by_which_the_table_scrolls_and_links_that_lead_t
     styles = [link["href"] for link in page.find_all("link", rel="stylesheet")]
     assert any("conformance.css" in each for each in styles)
     style = (ROOT / "docs" / "_static" / "conformance.css").read_text("utf-8")
-    assert re.search(r"\.conformance-scroll {[^}]*overflow-x: auto", style)
+    assert re.search(r"\.conformance-scroll {[^}]*overflow: auto", style)
     assert page.find("table", class_="versions").parent["class"] == ["conformance-scroll"]
     links = page.find("table", class_="versions").thead.find_all("a")
     names = [link["href"].removeprefix("upstream/").removesuffix(".html") for link in links]
