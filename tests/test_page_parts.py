@@ -290,8 +290,8 @@ def test_wrong_and_right_stand_beside_each_other_and_are_no_sections(pages):
 
 
 def test_long_lines_stand_below_each_other(pages):
-    assert "fix-below" not in pages.build(right=["a" * 52]).page().find(class_="fix-pair")["class"]
-    assert "fix-below" in pages.build(right=["a" * 53]).page().find(class_="fix-pair")["class"]
+    assert "fix-below" not in pages.build(right=["a" * 48]).page().find(class_="fix-pair")["class"]
+    assert "fix-below" in pages.build(right=["a" * 49]).page().find(class_="fix-pair")["class"]
 
 
 def test_other_libraries_are_tabs_of_their_own(pages):

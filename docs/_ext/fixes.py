@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 SIDE = re.compile(r"(Wrong|Right)(?:, (.+))?")
 FIRST = "Keras 3"
 LINES = 10
-BESIDE = 52  # columns of code that fit twice; longer ones stand below each other
+BESIDE = 48  # columns of code that fit twice; longer ones stand below each other
 
 
 def arrange(app, doctree):
