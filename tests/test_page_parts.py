@@ -324,6 +324,12 @@ def test_the_check_says_what_to_look_at_and_imports_are_folded(pages):
     assert check.find("summary").get_text() == "The imports of this page"
 
 
+def test_a_command_that_is_no_python_is_shown_as_it_stands(pages):
+    page = pages.build(imports=["srun -N 2 python train.py 0 run"]).page()
+    assert "srun -N 2" in page.find(id="check").find("pre").get_text()
+    assert not page.find(id="check").find("summary")
+
+
 def test_what_shares_a_symptom_is_related_and_a_thread_has_its_title(pages):
     page = pages.build().page()
     assert page.find(class_="see-also").get_text().strip() == "Related: Of dogs"

@@ -132,7 +132,10 @@ def draws(code):
 
 def only_imports(code):
     """Whether a cell imports and does nothing else."""
-    statements = ast.parse(code).body
+    try:
+        statements = ast.parse(code).body
+    except SyntaxError:  # a command, or what one prints
+        return False
     return all(isinstance(each, ast.Import | ast.ImportFrom) for each in statements)
 
 
