@@ -3,11 +3,12 @@ A worker dies: what the others say, and how the run goes on
 ===========================================================
 
 When one of several workers is killed, the others cannot go on: each step needs all of them. Under
-:func:`bnref.training.train` they end with a message that says so, here :claim:`1.6 seconds <seconds>`
-after the kill; where the worker only falls silent, after about 10, TensorFlow's heartbeat. With a
-checkpoint every 20 steps, a run that is killed at step 50 repeats :claim:`10 steps <again>` when it
-is started again, and without one :claim:`50 <all_again>`. It goes on with as many workers as there
-are then, and has the curve, to 0.001, of a run in which nothing happened.
+:func:`bnref.training.train` they end with a message that says so, here
+:claim:`1.6 seconds <seconds>` after the kill; where the worker only falls silent, after about 10,
+TensorFlow's heartbeat. With a checkpoint every 20 steps, a run that is killed at step 50 repeats
+:claim:`10 steps <again>` when it is started again, and without one :claim:`50 <all_again>`. It goes
+on with as many workers as there are then, and has the curve, to 0.001, of a run in which nothing
+happened.
 
 .. symptom:: an error message
    :cause: another worker was killed, or ran out of memory, and took the collectives with it
