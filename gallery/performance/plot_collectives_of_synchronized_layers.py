@@ -2,14 +2,14 @@
 One collective forward, one backward: what synchronizing batch norm has to wait for
 ===================================================================================
 
-:class:`bnref.layers.SyncBatchNorm` needs **one collective forward and one backward** for a layer
-and a step, the least possible; ``synchronized=True`` of Keras and tf_keras needs **three and two**.
-So few numbers cost the latency of a collective and little else. On paper, the 53 batch norms of a
-ResNet-50 wait **30 ms** a step on eight GPUs that are 20 µs apart, where Keras's would wait 75;
-with 2 µs between them it is a tenth of both.
+:class:`bnref.layers.SyncBatchNorm` needs one collective forward and one backward for a layer and a
+step, the least possible; ``synchronized=True`` of Keras and tf_keras needs three and two. So few
+numbers cost the latency of a collective and little else. On paper, the 53 batch norms of a
+ResNet-50 wait :claim:`30 ms <ours>` in each step on eight GPUs that are 20 µs apart, where Keras's
+would wait :claim:`75 ms <kerass>`; with 2 µs between them it is a tenth of both.
 
-Question 1, *whose statistics*, is answered alike by all of these; what differs is how often the
-replicas wait for one another. What it takes on logical devices, measured:
+All of these answer question 1 (whose statistics) alike; what differs is how often the replicas wait
+for one another. What it takes on logical devices, measured:
 :doc:`plot_synchronizing_one_to_eight_replicas`.
 """
 
@@ -23,6 +23,7 @@ import tf_keras
 
 import bnref
 from bnref import devices
+from bnref_gallery.claims import claim
 
 devices.configure()
 LAYERS = {
@@ -99,17 +100,21 @@ plt.show()
 
 # %%
 # The places that each replica has for its own numbers grow with R, and a message of the ring, b/R,
-# does not: on paper ours wait 0.40 to 0.41 of Keras's time on 2 GPUs as on 64, near two collectives
-# of five.
+# does not: on paper ours wait :claim:`0.40 to 0.41 <shares>` of Keras's time on 2 GPUs as on 64,
+# near two collectives of five.
 #
-# Conclusion
-# ----------
+# Proof
+# -----
+# The counts, and what they cost on paper.
 
-assert list(counts.values()) == [(0, 0), (1, 0), (1, 0), (1, 1), (3, 2), (3, 2)]
+expected = [(0, 0), (1, 0), (1, 0), (1, 1), (3, 2), (3, 2)]
+assert list(counts.values()) == expected, "collectives forward and backward, layer by layer"
 at_eight = [1000 * each[2] for each in paper.values()]
 print(f"{len(widths)} layers, {sum(widths)} channels; ms on eight GPUs:", *np.round(at_eight, 1))
 ratios = np.array([ours / theirs for ours, theirs in np.reshape([*paper.values()], (2, 2, -1))])
-print(f"ours / Keras's on {many[0]} to {many[-1]} GPUs: {ratios.min():.3f} to {ratios.max():.3f}")
-assert ratios.min() > 0.4 and ratios.max() < 0.41
-assert len(widths) == 53 and np.allclose(at_eight[:2], (30, 75), rtol=0.05)
-assert np.allclose(at_eight[2:], np.divide(at_eight[:2], 10), rtol=0.05)
+claim("shares", ratios, "ours over Keras's, 2 to 64 GPUs, both links", above=0.4, below=0.41)
+assert len(widths) == 53, "the batch norms of a ResNet-50"
+claim("ours", at_eight[0], "ms of waiting on eight GPUs, 20 µs", above=28.5, below=31.5)
+claim("kerass", at_eight[1], "ms of waiting on eight GPUs, 20 µs, Keras", above=71, below=79)
+tenth = np.divide(at_eight[:2], 10)
+assert np.allclose(at_eight[2:], tenth, rtol=0.05), "with 2 µs it is a tenth"

@@ -2,13 +2,13 @@
 What does a training step of batch norm cost, against Keras and against a copy?
 ===============================================================================
 
-``bnref.BatchNorm`` aims at **three quarters of the time** of Keras's ``BatchNormalization`` for a
-training step, and gives the same numbers; what it took in this build stands below the figure.
-What it saves is in the backward pass: the gradient is written down in closed form instead of being
-traced through the formula, and one kernel gives both sums that it needs.
+A training step of ``bnref.BatchNorm`` takes :claim:`0.7 <images>` of the time of Keras's
+``BatchNormalization`` on images and :claim:`0.7 <rows>` on rows, and gives the same numbers. What
+it saves is in the backward pass: the gradient is written down in closed form instead of being
+traced through the formula, and one kernel gives both sums that it needs. Its aim is 0.75.
 
-Times are medians of interleaved runs in this process; they are shown and not asserted, because they
-belong to the machine named at the foot. What is asserted is that all implementations agree.
+Times are medians of interleaved runs in this process. They belong to the machine named at the foot,
+so the bounds of the ratios are wide. All implementations must agree.
 """
 
 # sphinx_gallery_parallel = False
@@ -22,6 +22,7 @@ import tensorflow as tf
 
 import bnref
 from bnref_gallery import timing
+from bnref_gallery.claims import claim
 
 SHAPES = [(64, 32, 32, 64), (4096, 512)]
 
@@ -85,7 +86,7 @@ def candidates(shape):
 
 random = np.random.default_rng(0)
 fig, axes = plt.subplots(2, 1, figsize=(6.2, 5), layout="constrained")
-disagreement = 0.0
+disagreement, of_keras = 0.0, {}
 for ax, shape in zip(axes, SHAPES, strict=True):
     x, dy = (tf.constant(random.standard_normal(shape).astype("float32")) for _ in range(2))
     steps = candidates(shape)
@@ -99,12 +100,13 @@ for ax, shape in zip(axes, SHAPES, strict=True):
     ratios = {name: seconds / medians[next(iter(steps))] for name, seconds in medians.items()}
     for name, seconds in medians.items():
         print(f"  {name:28} {1e3 * seconds:6.2f}   {ratios[name]:.2f}")
+    of_keras[shape] = ratios["bnref's BatchNorm"]
     colours = ["C0" if "bnref" in name else "#999999" for name in ratios]
     ax.barh(list(ratios), ratios.values(), color=colours)
     ax.axvline(0.75, color="C1", ls=":", label="aim")
     ax.invert_yaxis()
     ax.set(title=f"Time of a training step, {shape}")
-    ax.set(xlabel="Keras = 1")
+    ax.set(xlabel="time, Keras's layer = 1", ylabel="implementation")
 axes[0].legend(loc="lower right")
 plt.show()
 
@@ -153,9 +155,12 @@ for name, seconds in medians.items():
 second_disagreement = float(np.max(np.abs(second - by_formula)) / np.max(np.abs(by_formula)))
 
 # %%
-# Conclusion
-# ----------
+# Proof
+# -----
+# The ratios, and how far the implementations are apart, as a share of the largest value.
 
+for name, shape in zip(("images", "rows"), SHAPES, strict=True):
+    claim(name, of_keras[shape], f"a step over one of Keras's layer, {shape}", above=0.1, below=2)
 print(f"largest difference between two implementations: {disagreement:.1e} of the largest value")
-assert disagreement < 1e-4
-assert second_disagreement < 1e-3, "the second derivative is not that of the formula"
+assert disagreement < 1e-4, "all implementations give the same outputs and gradients"
+assert second_disagreement < 1e-3, "the second derivative is that of the formula"

@@ -2,10 +2,10 @@
 What a step of the training loop costs, against Keras ``fit``
 =============================================================
 
-The aim: on two devices a step of ``bnref.training`` takes **0.95** or less of the time of a step of
-Keras ``fit`` with the same model under the same strategy. When this page was written it took
-**0.87 to 1.01** (three runs on two cores). What this build measured is in the conclusion, shown and
-not asserted. Asserted is that both come from the same weights, by the same batch, to the same.
+On two devices a step of ``bnref.training`` takes :claim:`0.9 to 1.0 <ratios>` of the time of a step
+of Keras ``fit`` with the same model under the same strategy, with our layer and with Keras's. The
+aim is at most 0.95. Times belong to the machine named at the foot, so the bounds of the ratios are
+wide. Both must come from the same weights, by the same batch, to the same.
 
 The global batch goes into one compiled function, and is shared out inside: the host draws the next
 batch and starts that function. On one device: :doc:`plot_speed_of_the_training_loop_on_one_device`.
@@ -27,6 +27,7 @@ import tensorflow as tf
 import bnref
 from bnref import devices, training
 from bnref_gallery import datasets, scale
+from bnref_gallery.claims import claim
 
 BATCH, STEPS = 128, 20
 
@@ -116,10 +117,14 @@ plt.show()
 # %%
 # Logical devices share the processor and make nothing faster; they show what the loop adds.
 #
-# Conclusion
-# ----------
+# Proof
+# -----
+# The ratios, and how far one step takes the weights apart, as a share of what it changes.
 
 print(f"Keras fit crashed {crashes} times")
+ratios = []
 for name, (each, apart) in measured.items():
-    print(f"{name}: loop / fit = {each['loop'] / each['fit']:.2f}; weights {apart:.0e} apart")
-    assert apart < 1e-2, "of what the step changed"
+    ratios.append(each["loop"] / each["fit"])
+    print(f"{name}: loop / fit = {ratios[-1]:.2f}; weights {apart:.0e} apart")
+    assert apart < 1e-2, f"{name}: one step of both comes to the same weights"
+claim("ratios", ratios, "a step of the loop over one of fit, both layers", above=0.4, below=2)
