@@ -2,20 +2,23 @@
 Frozen batch norm wins in tiny batches, and loses where the data's scale changed
 ================================================================================
 
-Fine-tuned on 200 images of new digits in batches of 2, a network with frozen batch norm gets
-**more than 30 points** further than with batch statistics; in batches of 16 the two end within
-10. Fine-tuned on images 20 times darker, it ends **more than 4 points behind**, for its
-statistics are those of bright images; recomputed on the dark ones, it needs no fine-tuning at all.
-
-The symptom: fine-tuning with small batches makes a good model worse. Question 3, *used when*: batch
-norm trains on the batch's statistics, and two images hardly have any.
-:class:`bnref.layers.FrozenBatchNorm` uses the population's throughout, and they never move.
+With batches of two images, 200 new digits bring a network that is fine-tuned on them to a test
+accuracy of :claim:`65 % <batch_of_2>`, and to :claim:`80 % <frozen_of_2>` if its batch norms are
+frozen. The harm is done in training, not in the memory: with a recomputed population it is still
+:claim:`65 % <recomputed_of_2>`. In batches of 16 both end within 10 points. Frozen norms lose where
+the scale is new: on images 20 times darker they end :claim:`6 points <darker>` behind. There,
+recompute the population, without any label: that alone gives :claim:`89 % <dark_recomputed>`.
 
 .. symptom:: fine-tuned model collapses
    :doctor: small_batches
    :cause: batches of a few images replace good statistics by noise
    :check: fine-tune with ``layer.trainable = False`` on every norm
 """
+
+# %%
+# Check
+# -----
+# The check says how many independent values a batch is worth. Give it batches as you tune with.
 
 from functools import partial
 
@@ -26,115 +29,211 @@ import numpy as np
 import bnref
 from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
+from bnref_gallery.claims import claim
 
 # %%
-# The layers have the same variables, so the weights of one model fit another::
+# Fix
+# ---
+# In small batches, freeze the norms before the model is compiled; γ and β still learn in
+# ``bnref.FrozenBatchNorm``. A network that is built anew must take over the trained weights.
 #
-#     tuned = network(bnref.FrozenBatchNorm)
-#     tuned.set_weights(trained.get_weights())  # without this line it normalizes by 0 and 1
-#
-# ``BatchNorm(trainable=False)`` is frozen too, and holds γ and β besides, like the frozen layers of
-# detectron2 and torchvision. Here a network learns 1,500 images of the digits 0 to 4 and is
-# tuned on 200 of 5 to 9; or it learns all digits and is tuned on 200 darkened ones.
+# Wrong
+# ^^^^^
 
-ARMS = {
-    "batch statistics": partial(bnref.BatchNorm, momentum=0.9),
-    "frozen": bnref.FrozenBatchNorm,
-    "frozen, γ and β too": partial(bnref.FrozenBatchNorm, trainable=False),
-    "recomputed, then frozen": bnref.FrozenBatchNorm,
-    "not trainable": partial(bnref.BatchNorm, trainable=False),
-}
-data = datasets.load("mnist").take(train=3500, test=800)
+
+def norm_wrong():
+    return keras.layers.BatchNormalization(momentum=0.9)
+
+
+# %%
+# Right
+# ^^^^^
+
+
+def norm_right():
+    norm = keras.layers.BatchNormalization(momentum=0.9)
+    norm.trainable = False
+    return norm
+
+
+# %%
+# Wrong, data of another scale
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+
+def start_wrong(weights, x):
+    return weights
+
+
+# %%
+# Right, data of another scale
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+
+def start_right(weights, x):
+    model = network(norm_wrong)  # not frozen
+    model.set_weights(weights)
+    population.recompute(model, [x])
+    return model.get_weights()
+
+
+# %%
+# Why
+# ---
+# It goes wrong at question 3 (used when): batch norm trains on the batch's statistics, and two
+# images hardly have any: x̂ is then +1 for the one and −1 for the other. What is learned so is of
+# little use for one image. A recomputed population mends a noisy average, and does not help here.
+#
+# A frozen layer is a fixed line, y = γ(x − μ)/√(σ² + ε) + β, for a population that fits the data.
+# Those of detectron2 and torchvision hold γ and β (Wu & Johnson 2021, arXiv 2105.07576, section 4).
+#
+# Met in `keras-team/keras#9214 <https://github.com/keras-team/keras/issues/9214>`_ and
+# `princeton-vl/RAFT#141 <https://github.com/princeton-vl/RAFT/issues/141>`_.
+#
+# Experiment
+# ----------
+# A network learns 1,500 images of the digits 0 to 4 and is tuned on 200 of 5 to 9; or it learns all
+# digits and is tuned on 200 darkened ones. 1,000 others are the test. Each arm has the best rate of
+# 0.0003, 0.001, 0.003 and 0.01. At Adam's default, 0.001, batches of 2 lose far more.
+
+data = datasets.load("mnist").take(train=4000, test=1000)
+images = np.concatenate([data.x_train, data.x_test])
+labels = np.concatenate([data.y_train, data.y_test])
 network = partial(models.perceptron, inputs=(28, 28, 1), units=(64, 64))
 
 
-def of(digits, scale=1.0):  # 1,500 images to learn, 200 to tune, and to test
-    train, test = np.isin(data.y_train, digits), np.isin(data.y_test, digits)
-    x, y = data.x_train[train] * np.float32(scale), data.y_train[train]
-    test = data.x_test[test] * np.float32(scale), data.y_test[test]
-    return (x[:1500], y[:1500]), (x[-200:], y[-200:]), test
+def learning_tuning_test(digits, factor=1.0):
+    chosen = np.flatnonzero(np.isin(labels, digits))
+    x, y = images[chosen] * np.float32(factor), labels[chosen]
+    return (x[:1500], y[:1500]), (x[-1200:-1000], y[-1200:-1000]), (x[-1000:], y[-1000:])
+
+
+LOW, HIGH = learning_tuning_test(range(5)), learning_tuning_test(range(5, 10))
+BRIGHT, DARK = learning_tuning_test(range(10)), learning_tuning_test(range(10), factor=0.05)
 
 
 def learnt(x, y, seed):
     keras.utils.set_random_seed(seed)
-    model = network(bnref.BatchNorm)
+    model = network(norm_wrong)
     training.train(model, x, y, steps=150, batch_size=64, seed=seed)
     population.recompute(model, np.split(x, 3))
     return model.get_weights()
 
 
-def tuned(arm, weights, task, size, seed):  # accuracies; to ``moved``, how far statistics went
-    _, tuning, test = task
-    for norm in (bnref.BatchNorm, ARMS[arm]):  # a frozen layer has nothing to recompute
-        model = network(norm)
-        model.set_weights(weights)
-        if norm is bnref.BatchNorm and arm.startswith("recomputed"):
-            population.recompute(model, [tuning[0]])
-            weights = model.get_weights()
-    options = {"steps": 120, "batch_size": size, "every": 20, "seed": seed}
-    options["measure"] = lambda run: {"accuracy": run.evaluate(*test)[1]}
-    history = training.train(model, *tuning, **options)
-    moved[arm].append(float(np.abs(model.layers[2].moving_mean - weights[4]).max()))
-    return history["accuracy"]
+SEEDS = range(scale.at_scale(quick=3, full=10))
+of_low, of_bright = ([learnt(*each[0], seed) for seed in SEEDS] for each in (LOW, BRIGHT))
+
+# %%
 
 
-low, high, every, dark = of(range(5)), of(range(5, 10)), of(range(10)), of(range(10), 0.05)
-names, moved = list(ARMS), {arm: [] for arm in ARMS}
-bases = [
-    (learnt(*low[0], i), learnt(*every[0], i)) for i in range(scale.at_scale(quick=3, full=10))
-]
-panels = {
-    "New digits, batches of 2": (0, high, 2, names[:3]),
-    "New digits, batches of 16": (0, high, 16, names[:2]),
-    "Darker, batches of 16": (1, dark, 16, [*names[:2], names[3]]),
+class Tuner:
+    def __init__(self, norm, recomputed=False):
+        self.model, self.recomputed, self.moved = network(norm), recomputed, []
+        self.run = training.Run(self.model, keras.optimizers.Adam())
+        self.first = [each.numpy() for each in self.run.optimizer.variables]
+
+    def accuracies(self, weights, split, size, rate, seed):
+        _, tuning, test = split
+        self.model.set_weights(weights)
+        for variable, value in zip(self.run.optimizer.variables, self.first, strict=True):
+            variable.assign(value)
+        self.run.optimizer.learning_rate = rate
+
+        def measure(run):
+            before = self.model.get_weights()
+            if self.recomputed:
+                population.recompute(self.model, [tuning[0]])
+            accuracy = run.evaluate(*test)[1]
+            self.model.set_weights(before)
+            return {"accuracy": accuracy}
+
+        options = {"steps": 120, "batch_size": size, "every": 20, "seed": seed}
+        history = self.run.train(*tuning, measure=measure, **options)
+        self.moved.append(np.abs(self.model.layers[2].moving_mean - weights[4]).max())
+        return history["accuracy"]
+
+
+# %%
+
+TUNERS = {
+    "batch statistics": Tuner(norm_wrong),
+    "recomputed after": Tuner(norm_wrong, recomputed=True),
+    "frozen": Tuner(norm_right),
+    "frozen, γ and β learn": Tuner(bnref.FrozenBatchNorm),
 }
-runs = {title: {} for title in panels}
-for title, (base, task, size, arms) in panels.items():
-    for arm in arms:
-        tunings = (tuned(arm, start[base], task, size, i) for i, start in enumerate(bases))
-        runs[title][arm] = np.array([*tunings])
+
+
+def tuned(arm, starts, split, size, rate):
+    tune = TUNERS[arm].accuracies
+    return np.array([tune(each, split, size, rate, i) for i, each in enumerate(starts)])
+
+
+two = {arm: tuned(arm, of_low, HIGH, 2, 0.003) for arm in TUNERS}
+sixteen = {arm: tuned(arm, of_low, HIGH, 16, 0.003) for arm in ("batch statistics", "frozen")}
+at_default = [tuned(arm, of_low, HIGH, 2, 0.001) for arm in ("batch statistics", "frozen")]
+starts = {f: [f(each, DARK[1][0]) for each in of_bright] for f in (start_wrong, start_right)}
+dark = {
+    "batch statistics": tuned("batch statistics", starts[start_wrong], DARK, 16, 0.001),
+    "frozen": tuned("frozen", starts[start_wrong], DARK, 16, 0.003),
+    "recomputed, then frozen": tuned("frozen", starts[start_right], DARK, 16, 0.001),
+}
+
+# %%
 
 fig, axes = plt.subplot_mosaic("ab;cc", figsize=(6.2, 5), layout="constrained", sharey=True)
-for ax, (title, of_title) in zip(axes.values(), runs.items(), strict=True):
-    for arm, colour in zip(names, ("C1", "C0", "C4", "C2"), strict=False):
-        values = of_title.get(arm, np.zeros((1, 7)) + np.nan)
-        ax.plot(range(0, 121, 20), values.mean(0), colour, label=arm)
-        ax.fill_between(range(0, 121, 20), values.min(0), values.max(0), color=colour, alpha=0.2)
-    ax.set(title=title, ylim=(0, 1), xlabel="step")
-fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+NAMES = [*TUNERS, "recomputed, then frozen"]
+colours = dict(zip(NAMES, ("C1", "C3", "C0", "C4", "C2"), strict=True))
+titles = "New digits, batches of 2", "New digits, batches of 16", "Darker, batches of 16"
+for ax, title, arms in zip(axes.values(), titles, (two, sixteen, dark), strict=True):
+    for arm, values in arms.items():
+        low, high, style = values.min(0), values.max(0), {"color": colours[arm]}
+        ax.plot(range(0, 121, 20), values.mean(0), **style)
+        ax.fill_between(range(0, 121, 20), low, high, alpha=0.2, **style)
+    ax.set(title=title, ylim=(0, 1), xlabel="step", ylabel="test accuracy")
+for arm, colour in colours.items():
+    axes["a"].plot([], [], colour, label=arm)
+fig.legend(*axes["a"].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# In small batches, freeze; whether γ and β learn makes no difference here. After a change of scale,
-# sensor or unit, recompute the population on new images first, unlabelled. Large batches: either.
-# To check your own model: how far is ``moving_variance`` from what a recomputation gives? Whether a
-# batch is too small for it says ``bnref.doctor.examine(model, data, only=["small_batches"])``.
-#
-# Conclusion
-# ----------
+# Proof
+# -----
+# Accuracies at the end.
 
-last = {title: {arm: v[:, -1].mean().round(3) for arm, v in runs[title].items()} for title in runs}
-two, sixteen, darker = last.values()
-for title in last:
-    print(title, *(f"{arm} {value:.3f}" for arm, value in last[title].items()), sep="; ")
-batch, frozen, held, recomputed, _ = names
-assert two[frozen] - two[batch] > 0.3 and abs(two[held] - two[frozen]) < 0.1
-assert abs(sixteen[frozen] - sixteen[batch]) < 0.1 and darker[batch] - darker[frozen] > 0.04
-before = runs["Darker, batches of 16"][recomputed][:, 0].mean()
-assert before > 0.8 and darker[recomputed] - before < 0.03, "no fine-tuning is needed"
-assert min(moved[batch]) > 0.01 and max(moved[frozen] + moved[held] + moved[recomputed]) == 0
-same = tuned(names[4], bases[0][0], high, 2, 0) - runs["New digits, batches of 2"][held][0]
-assert np.abs(same).max() < 0.02, "not trainable is frozen"
+for title, arms in zip(titles, (two, sixteen, dark), strict=True):
+    print(title, *(f"{arm} {values[:, -1].round(3)}" for arm, values in arms.items()), sep="; ")
+batch, after, frozen, learning = (values[:, -1] for values in two.values())
+claim("batch_of_2", batch, "accuracy, batches of 2, batch statistics", above=0.3, below=0.78)
+claim("recomputed_of_2", after, "the same with a recomputed population", above=0.3, below=0.78)
+claim("frozen_of_2", frozen, "the same, frozen", above=0.6)
+assert np.mean(frozen - batch) > 0.08, "frozen wins by more than 8 points in batches of 2"
+assert np.diff([each[:, -1].mean() for each in at_default]) > 0.3, "at a rate of 0.001 by 30"
+assert np.mean(frozen - after) > 0.08, "that is in the training: a new memory mends little of it"
+assert abs(np.mean(learning - frozen)) < 0.1, "whether γ and β learn makes no difference here"
+difference = sixteen["frozen"][:, -1] - sixteen["batch statistics"][:, -1]
+assert abs(difference.mean()) < 0.1, "in batches of 16 the two end within 10 points"
+lost = dark["batch statistics"][:, -1] - dark["frozen"][:, -1]
+claim("darker", lost, "what freezing costs where the scale is new", above=0.02, of="mean")
+start, end = dark["recomputed, then frozen"][:, 0], dark["recomputed, then frozen"][:, -1]
+claim("dark_recomputed", start, "accuracy on dark images, recomputed, not tuned", above=0.7)
+assert np.mean(end - start) < 0.03, "then no fine-tuning is needed"
+
+# %%
+
+assert min(TUNERS["batch statistics"].moved) > 0.01, "batch statistics move the population"
+assert max(TUNERS["frozen"].moved) == 0, "the population of a frozen norm never moves"
+held = Tuner(partial(bnref.FrozenBatchNorm, trainable=False))
+same = held.accuracies(of_low[0], HIGH, 2, 0.003, 0) - two["frozen"][0]
+assert np.abs(same).max() < 0.02, "both frozen layers learn alike"
 
 
-def found(arm):
-    model = network(ARMS[arm])
-    model.set_weights(bases[0][0])
-    report = doctor.examine(model, high[1], batch_size=2, only=["small_batches"])
+def found(norm):
+    model = network(norm)
+    model.set_weights(of_low[0])
+    report = doctor.examine(model, HIGH[1], batch_size=2, only=["small_batches"])
     return [finding.evidence for finding in report.findings]
 
 
-evidence = found("batch statistics")
-print("the doctor, of the wrong model:", *evidence)
-assert evidence, "the check fires on the wrong model"
-assert not found("frozen"), "and is silent on the right one"
+print("the doctor, of the wrong model:", *found(norm_wrong))
+assert found(norm_wrong), "the check fires on batches of 2"
+assert not found(norm_right), "and is silent where the norms are frozen"
