@@ -4,10 +4,10 @@ How small may the batch of a replica be, and what helps below?
 
 Sixteen images were enough. In the record for CIFAR-10 the 128 images of an update are shared by
 replicas: with 16 images a replica batch norm classifies :claim:`59 % <sixteen>` of the test images
-correctly, as with 128. It loses :claim:`2 points <lost_4>` with 4 and :claim:`8 points <lost_2>`
-with 2; synchronized batch norm loses nothing. Where a whole update has 4 images, batch
-renormalization is better: on one replica it classifies :claim:`84 % <renorm>` of digits correctly,
-batch norm :claim:`80 % <one_replica>`, and two replicas of 2 images
+correctly, as with 128. It loses half a point with 8, :claim:`2 points <lost_4>` with 4 and
+:claim:`8 points <lost_2>` with 2; synchronized batch norm loses nothing. Where a whole update has 4
+images, batch renormalization is better: on one replica it classifies :claim:`84 % <renorm>` of
+digits correctly, batch norm :claim:`80 % <one_replica>`, and two replicas of 2 images
 :claim:`54 % <two_replicas>`.
 
 .. symptom:: worse with small batches

@@ -2,12 +2,12 @@
 The moving average lags or it trembles
 ======================================
 
-A moving average of momentum ρ lags ρ/(1 − ρ) steps behind what it follows, and keeps
-√((1 − ρ)/(1 + ρ)) of the noise of one batch. At ρ = 0.9 that is :claim:`9.0 steps <lag>` and
-:claim:`23 % <noise>`, at 0.99 it is 99 steps and 7 %. It also keeps its start with the weight ρᵗ:
-at 0.99 still :claim:`37 % <left>` after 100 steps. In a small network the test loss of the first
-130 steps is :claim:`63 % <early>` higher with 0.99 than with 0.9; at the end it jumps
-:claim:`2.9 times <jumps>` as far with 0.9.
+A moving average of momentum ρ, the weight of the old value, lags ρ/(1 − ρ) steps behind what it
+follows, and keeps √((1 − ρ)/(1 + ρ)) of the noise of one batch. At ρ = 0.9 that is
+:claim:`9.0 steps <lag>` and :claim:`23 % <noise>`, at 0.99 it is 99 steps and 7 %. It also keeps
+its start with the weight ρᵗ: at 0.99 still :claim:`37 % <left>` after 100 steps. In a small network
+the test loss of the first 130 steps is :claim:`63 % <early>` higher with 0.99 than with 0.9; at the
+end it jumps :claim:`2.9 times <jumps>` as far with 0.9, from test to test.
 
 .. symptom:: validation far worse than training
    :doctor: few_steps
@@ -21,7 +21,7 @@ at 0.99 still :claim:`37 % <left>` after 100 steps. In a small network the test 
 # %%
 # Check
 # -----
-# The first is for a model that was trained for few steps. Give both batches as in training.
+# The first check is for models that were trained for few steps. Give both batches as in training.
 
 from functools import partial
 
