@@ -24,15 +24,19 @@ ICONS = "_static/vendor/fontawesome/webfonts/fa-solid-900.woff2"
 MATHEMATICS = "_static/stix-two-math.woff2"
 # What a page must have for a script to have something to do there.
 SCRIPTS = {
-    "doctools.js": 'id="searchbox"',  # Sphinx's own search, which the site has not
-    "sphinx_highlight.js": 'id="searchbox"',
-    "sg-tags.js": "sg-tag",
+    "doctools.js": 'id="search-results"',  # Sphinx's own search, which the site has not
+    "sphinx_highlight.js": 'id="search-results"',
+    "sg-tags.js": 'class="sg-tag',
     "design-tabs.js": "sd-tab-set",
     "card_filters.js": "card-filters",
 }
 RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
 ICON = re.compile(r'(?<="\\)f[0-9a-f]{3}|[\uf000-\uf8ff]')  # as a number, or as a letter
 MATH = re.compile(r"<math.*?</math>", re.DOTALL)
+# Words of a program and how they are coloured; the colour of what has none of its own.
+COLOURS = "_static/pygments.css"
+WORD = re.compile(r'<span class="(\w+)">([^<]*)</span>')
+COLOUR = re.compile(r"(html\S+ )?\.highlight(?: \.(\w+))? ?\{([^}]*)\}")
 
 
 def lighten(site):
@@ -43,9 +47,10 @@ def lighten(site):
     (site / "_static/scripts/fontawesome.js").write_text("/* A font draws the icons. */\n")
     for name, letters in ((ICONS, icons(site, text)), (MATHEMATICS, mathematics(text))):
         with_letters(site / name, letters)
-    recoloured = figures.pictures(site, text, made)
+    recoloured, plain = figures.pictures(site, text, made), without_colour(site / COLOURS)
     for path, page in pages.items():
         page = without_idle_scripts(page)
+        page = WORD.sub(lambda word: word[2] if word[1] in plain else word[0], page)
         pages[path] = figures.placed(page, path.parent, recoloured)
         path.write_text(pages[path], "utf-8")
     purge(site, "".join(pages.values()))
@@ -116,6 +121,15 @@ def purge(site, text):
 
     for path in sheets:
         made(path, [path.read_bytes(), names, scripts, PURGE.read_bytes()], purged)
+
+
+def without_colour(sheet):
+    """Kinds of words in a program that have, in each theme, the colour of the program itself."""
+    rules = {}
+    for theme, kind, rule in COLOUR.findall(sheet.read_text("utf-8") if sheet.exists() else ""):
+        rules.setdefault(kind, {})[theme] = rule.replace(" ", "").rstrip(";")
+    ground = {theme: rule.split(";")[-1] for theme, rule in rules.pop("", {}).items()}
+    return {kind for kind, colours in rules.items() if colours == ground}
 
 
 def without_idle_scripts(page):

@@ -15,18 +15,29 @@ from PIL import Image
 THEME = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static"
 PAGE = """<html><head>
 <script src="../_static/doctools.js?v=1"></script>
+<script src="../_static/sg-tags.js"></script>
 <script defer src="../_static/design-tabs.js"></script>
 </head><body>
+<div id="searchbox"></div>
 <i class="fa-solid fa-house"></i>
 <math><mi>x</mi><mo>+</mo><mi>\u03b2</mi><mn>2</mn></math>
 <p class="used" data-theme="dark">text</p>
 <img alt="A" src="../_images/a.png" class="figure"/>
 <img alt="B" src="../_images/b_thumb.png" />
 <img width="5" src="../_images/a.png">
+<pre><span class="n">x</span> <span class="o">=</span> <span class="p">(</span></pre>
 </body></html>"""
 STYLE = """
 .used{color:red} .unused{color:blue} html[data-theme="dark"] p{color:black}
 .divider:before{content:"\uf105"} .drawn:before{content:"\\f019"}
+"""
+
+
+COLOURS = """html[data-theme="light"] .highlight{background:#fff;color:#010}
+html[data-theme="light"] .highlight .n{color:#010} html[data-theme="light"] .highlight .o{color:#020}
+html[data-theme="light"] .highlight .p{color:#010} html[data-theme="dark"] .highlight .p{color:#040}
+html[data-theme="dark"] .highlight{background:#000;color:#030}
+html[data-theme="dark"] .highlight .n{color:#030} html[data-theme="dark"] .highlight .o{color:#030}
 """
 
 
@@ -41,6 +52,7 @@ def site(tmp_path, monkeypatch):
     shutil.copy(THEME / "styles/pydata-sphinx-theme.css", site / "_static/styles")
     shutil.copy(WHOLE, site / lighten.MATHEMATICS)
     (site / "_static/site.css").write_text(STYLE)
+    (site / "_static/pygments.css").write_text(COLOURS)
     (site / "_static/scripts/fontawesome.js").write_text("x" * 90_000)
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), "uint8")
     for name in ("a.png", "b_thumb.png"):
@@ -78,6 +90,12 @@ def test_a_script_that_has_nothing_to_do_is_not_asked_for(site):
     (site / "pages/page.html").write_text(PAGE.replace("used", "sd-tab-set"))
     lighten.lighten(site)
     assert "design-tabs.js" in (site / "pages/page.html").read_text()
+
+
+def test_words_that_have_the_colour_of_the_program_in_each_theme_have_no_tag(site):
+    lighten.lighten(site)
+    page = (site / "pages/page.html").read_text()
+    assert '<pre>x <span class="o">=</span> <span class="p">(</span></pre>' in page
 
 
 def test_pictures_have_their_size_and_those_of_cards_come_when_they_are_seen(site):
