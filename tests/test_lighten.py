@@ -34,8 +34,10 @@ STYLE = """
 
 
 COLOURS = """html[data-theme="light"] .highlight{background:#fff;color:#010}
-html[data-theme="light"] .highlight .n{color:#010} html[data-theme="light"] .highlight .o{color:#020}
-html[data-theme="light"] .highlight .p{color:#010} html[data-theme="dark"] .highlight .p{color:#040}
+html[data-theme="light"] .highlight .n{color:#010}
+html[data-theme="light"] .highlight .o{color:#020}
+html[data-theme="light"] .highlight .p{color:#010}
+html[data-theme="dark"] .highlight .p{color:#040}
 html[data-theme="dark"] .highlight{background:#000;color:#030}
 html[data-theme="dark"] .highlight .n{color:#030} html[data-theme="dark"] .highlight .o{color:#030}
 """
