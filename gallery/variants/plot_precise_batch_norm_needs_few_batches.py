@@ -172,7 +172,7 @@ for panel, name in (("l", "loss"), ("a", "accuracy")):
         axes[panel].plot(range(0, 301, 30), in_training[f"{kind}_{name}"].T, colour, lw=1)
         axes[panel].plot([], [], colour, label=f"{kind} statistics")
     axes[panel].set(title="In training", xlabel="step", ylabel=f"test {name}")
-axes["l"].set(ylim=(0, 1))
+axes["l"].set(ylim=(0, 1.6))
 axes["a"].set(ylim=(0.6, 1))
 by_k = np.array([final[str(k)][:, 1] for k in K])
 axes["k"].semilogx(K, by_k, "C0o-", lw=1, ms=4)

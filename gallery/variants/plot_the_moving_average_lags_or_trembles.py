@@ -180,7 +180,7 @@ for i, (name, colour) in enumerate(zip(KINDS, ("C2", "C1", "C0", "C3"), strict=T
     axes[1, 0].fill_between(steps, rows.min(0), rows.max(0), color=colour, alpha=0.12)
     axes[1, 1].plot(steps[30:], rows[0, 30:], colour, lw=1.2)
 axes[0, 0].set(title="One layer", xlabel="step", ylabel="error of the mean")
-axes[0, 1].set(title="One layer", xlabel="step", ylabel="noise, of one batch's", yscale="log")
+axes[0, 1].set(title="One layer", xlabel="step", ylabel="share of the noise", yscale="log")
 axes[1, 0].set(title="A network", xlabel="step", ylabel="test loss")
 axes[1, 1].set(title="The end of one seed", xlabel="step", ylabel="test loss")
 fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
