@@ -169,13 +169,13 @@ for norm, style in FLAT.items():
     axes["r"].plot(SIZES, np.full(len(SIZES), recorded(norm, 128).mean()), style, label=norm)
 axes["r"].set(title="CIFAR-10, 128 images an update", xlabel="images a replica")
 axes["r"].set_xticks(SIZES, SIZES)
-axes["r"].set_ylabel("test accuracy")
-axes["r"].legend(ncols=3)
+axes["r"].set(ylabel="test accuracy", ylim=(0.36, 0.61))
+axes["r"].legend(ncols=3, loc="lower center")
 for (name, rows), colour in zip(live.items(), ("C1", "C0", "C4", "C2"), strict=True):
     axes["l"].plot(range(0, 401, 50), rows.mean(0), colour, label=name)
     axes["l"].fill_between(range(0, 401, 50), rows.min(0), rows.max(0), color=colour, alpha=0.2)
 axes["l"].set(title="Digits, 4 images an update", xlabel="update", ylabel="test accuracy")
-axes["l"].legend()
+axes["l"].legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.3))
 plt.show()
 
 # %%
