@@ -196,7 +196,7 @@ for (name, each), style in zip(curves.items(), ("C4-", "C0o", "C2+", "C3x"), str
         away.semilogy(each["step"][1:], np.abs(each["loss"] - one["loss"])[1:], style, ms=6)
 curve.plot(one["step"], apart["test_loss"], "C1:", label="2 devices, not synchronized")
 curve.set(xlabel="training step", ylabel="test loss", ylim=(0, None))
-away.set(xlabel="training step", ylabel="training loss: distance from one device")
+away.set(title="Training loss", xlabel="training step", ylabel="distance from one device")
 fig.legend(loc="outside lower center", ncols=3)
 plt.show()
 
