@@ -6,8 +6,8 @@ By the population, as batch norm does, where the test data are like the training
 test images the accuracy of a network falls from :claim:`91 % <usual>` to :claim:`18 % <dimmed>`.
 Eight images of the new kind mend that: with the population recomputed on them, without labels, it
 is :claim:`86 % <dimmed_eight>`. If there is only one image, give it the weight α = 0.5 in its own
-statistics; then it is :claim:`61 % <dimmed_half>`. Where nothing has changed, both cost accuracy:
-:claim:`2 points <usual_eight>` and :claim:`5 points <usual_half>`.
+statistics; then it is :claim:`53 to 77 % <dimmed_half>`. Where nothing has changed, both cost
+accuracy: :claim:`2 points <usual_eight>` and :claim:`5 points <usual_half>`.
 
 .. symptom:: test accuracy near chance
    :doctor: validation_of_another_kind
@@ -193,7 +193,7 @@ for name, rows in zip(KINDS, (usual, dim, noise), strict=True):
 half, kept = ALPHAS.index(0.5), usual[:, 0]
 claim("usual", kept, "accuracy on images as in training", above=0.8)
 claim("dimmed", dim[:, 0], "accuracy on dimmed images, by the population", below=0.5)
-claim("dimmed_half", dim[:, half], "accuracy on dimmed images, α = 0.5", above=0.25)
+claim("dimmed_half", dim[:, half], "the same, α = 0.5", above=0.35, of="mean")
 claim("dimmed_eight", of_eight["dimmed"], "the same, population of 8 images", above=0.7)
 lost = kept - usual[:, half]
 claim("usual_half", lost, "accuracy lost by α = 0.5", above=0.01, below=0.12, of="mean")
