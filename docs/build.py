@@ -33,6 +33,7 @@ NOISE = re.compile(
 PARALLEL = 2
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 PACKED = {".png", ".woff2", ".zip"}  # files that do not become smaller
+CHANCES = 3  # of about ten builds, one loses a worker
 LAST = b"(end of the build's messages)\n"
 # What joblib says of a worker that was killed, or that TensorFlow took down with it.
 DIED = b"A worker process managed by the executor was unexpectedly terminated"
@@ -115,18 +116,19 @@ def scale():
 
 
 def run_with_second_chance(builder, doctrees, output):
-    """Run Sphinx, and once more if a worker process died.
+    """Run Sphinx, and once or twice more if a worker process died.
 
     TensorFlow 2.21 now and then ends a process where Keras's ``fit`` runs under several replicas
     and frees what it fetched ahead. A page that fails in any other way gets no second chance, and
     pages that have finished are not run again.
     """
-    with filtered_stderr() as died:
-        status = run_sphinx(builder, doctrees, output)
-    if status and died.is_set():
-        print("\nA worker process died, not a page's claim: once more.", file=sys.stderr)
-        with filtered_stderr():
+    for left in reversed(range(CHANCES)):
+        with filtered_stderr() as died:
             status = run_sphinx(builder, doctrees, output)
+        if not status or not died.is_set():
+            break
+        if left:
+            print("\nA worker process died, not a page's claim: once more.", file=sys.stderr)
     return status
 
 
