@@ -314,7 +314,8 @@ def test_a_fix_is_short_and_has_two_sides(pages):
 
 
 def test_the_check_says_what_to_look_at_and_imports_are_folded(pages):
-    page = pages.build(imports=["import keras", "from bnref import doctor"]).page()
+    lines = ["import keras", "from bnref import doctor", "backend = keras.backend"]
+    page = pages.build(imports=lines).page()
     assert answer_first.draws("fig, axes = plt.subplot_mosaic(1)") and not answer_first.draws(
         "x = 1"
     )

@@ -131,12 +131,16 @@ def draws(code):
 
 
 def only_imports(code):
-    """Whether a cell imports and does nothing else."""
+    """Whether a cell imports, names what it imported, and does nothing else."""
     try:
         statements = ast.parse(code).body
     except SyntaxError:  # a command, or what one prints
         return False
-    return all(isinstance(each, ast.Import | ast.ImportFrom) for each in statements)
+    return all(
+        isinstance(each, ast.Import | ast.ImportFrom)
+        or (isinstance(each, ast.Assign) and isinstance(each.value, ast.Attribute))
+        for each in statements
+    )
 
 
 def is_output(node):
