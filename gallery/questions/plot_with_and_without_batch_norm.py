@@ -139,27 +139,29 @@ plt.show()
 
 # %%
 # Then the same while this page is built: a narrower network (8 and 16 filters, 64 units) on 4,000
-# images, with the two norms of the fix, tested in both ways of the fix.
+# images of 14 × 14 pixels, with the two norms of the fix, tested in both ways of the fix.
 
 data = datasets.load("mnist").take(train=4000, test=1000)
 NORMS = {"without": None, "moving": norm_with_a_start, "debiased": norm_without_a_start}
-batches = np.split(data.x_train[:2000], 20)
+x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]
+batches = np.split(x_train[:2000], 20)
+NETWORK = {"image_shape": (14, 14, 1), "filters": (8, 16), "units": 64}
 
 
 def live(norm):
     """The run and its last weights, and test accuracies; as it is and recomputed at the end."""
-    model = models.two_convolutions(norm, filters=(8, 16), units=64)
+    model = models.two_convolutions(norm, **NETWORK)
     run = training.Run(model, keras.optimizers.Adam(0.002))  # traced once for all seeds
     start, rows = [each.numpy() for each in run.optimizer.variables], []
-    test = (run, batches, data.x_test, data.y_test)
+    test = (run, batches, x_test, data.y_test)
     measure = {"measure": lambda run: {"accuracy": tested_as_it_is(*test)}, "every": 30}
     for seed in range(scale.at_scale(quick=3, full=10)):
         keras.utils.set_random_seed(seed)
-        model.set_weights(models.two_convolutions(norm, filters=(8, 16), units=64).get_weights())
+        model.set_weights(models.two_convolutions(norm, **NETWORK).get_weights())
         for variable, value in zip(run.optimizer.variables, start, strict=True):
             variable.assign(value)
         options = {"steps": 120, "batch_size": 64, "seed": seed, **measure}
-        history = run.train(data.x_train, data.y_train, **options)
+        history = run.train(x_train, data.y_train, **options)
         weights = model.get_weights()
         recomputed = tested_recomputed(*test) if norm else tested_as_it_is(*test)
         rows.append([*history["accuracy"], recomputed])
@@ -206,13 +208,13 @@ assert end[posted].mean() < end[plain].mean(), "as posted, batch norm ends worse
 
 for name, values in small.items():
     print(f"live, {name:9} after 120 batches, and recomputed:", values[:, -2:].mean(0).round(3))
-assert (small["moving"][:, -2] < 0.9).all(), "as it is, the test of the moving average is wrong"
-assert (small["moving"][:, -1] > 0.9).all(), "recomputed it is right"
+assert (small["moving"][:, -2] < 0.8).all(), "as it is, the test of the moving average is wrong"
+assert (small["moving"][:, -1] > 0.85).all(), "recomputed it is right"
 assert (small["debiased"][:, -2] > small["moving"][:, -2]).all(), "without a start it is better"
 
 
 def found(model):
-    some = data.x_train[:256], data.y_train[:256]
+    some = x_train[:256], data.y_train[:256]
     report = doctor.examine(model, some, batch_size=64, only=["few_steps"])
     return [finding.evidence for finding in report.findings]
 
