@@ -5,9 +5,9 @@ Exported in training mode, a model answers by the batch, and learns from whoever
 ``training=True`` that got into an exported function stays there for ever. The served network
 classifies :claim:`90 % <large_batch>` of the test digits correctly in one large batch and
 :claim:`9 % <one_by_one>` if they come one by one. Every request moves its population: after these,
-the right function of the same file has lost :claim:`6 points <lost>`. In Keras 3
-the fault can hide: a model with an image layer such as ``Resizing``, or with a part that is called
-with ``training=True``, predicts correctly, and ``model.export`` makes a wrong file of it.
+the right function of the same file has lost :claim:`6 points <lost>`. In Keras 3 a model with an
+image layer, or with a part that is called with ``training=True``, predicts correctly, and
+``model.export`` makes a wrong file of it.
 
 .. symptom:: the saved model predicts differently
    :doctor: training_at_inference
@@ -89,10 +89,9 @@ def exported_at_inference(model, folder, spec):
 # layer (:doc:`/gallery/pitfalls/plot_resizing_turns_training_on`), goes into the file. tf_keras
 # keeps ``training=True`` in both.
 #
-# Why it fails one by one:
-# :doc:`/gallery/questions/plot_with_and_without_fails_one_image_at_a_time`. Met in
-# `tensorflow/tensorflow#9796 <https://github.com/tensorflow/tensorflow/issues/9796>`_; the symptom
-# also in `tensorflow/tensorflow#42864 <https://github.com/tensorflow/tensorflow/issues/42864>`_.
+# Met in `tensorflow/tensorflow#9796 <https://github.com/tensorflow/tensorflow/issues/9796>`_ and
+# `tensorflow/tensorflow#42864 <https://github.com/tensorflow/tensorflow/issues/42864>`_. Why one by
+# one: :doc:`/gallery/questions/plot_with_and_without_fails_one_image_at_a_time`.
 #
 # Experiment
 # ----------
@@ -216,9 +215,8 @@ claim("right", right[:, 0], "training=False, in one batch", above=0.85)
 claim("large_batch", wrong[:, 0], "training=True, in one batch", above=0.8)
 claim("one_by_one", wrong[:, 2], "training=True, one by one", below=0.2)
 claim("sorted", wrong[:, 1], "training=True, sorted", above=0.1, below=0.5, of="mean")
-hides = abs(of["True within, predict"] - right)[:, 0].max() < 0.01
 leaks = of["image layer, export"][:, 2].max() < 0.2
-defects.defect("training_overridden", hides)
+defects.defect("training_overridden", abs(of["True within, predict"] - right)[:, 0].max() < 0.01)
 for name in ("Keras, export", "image layer, archive"):
     assert abs(of[name] - right).max() < 0.005, f"{name}: as right as training=False"
 assert of["True within, export"][:, 2].max() < 0.2, "export keeps the True that predict overrides"
@@ -243,8 +241,7 @@ def found(model, x, cause="training_at_inference"):
 
 
 model, some = trained(seed=0), data.x_test[:64]
-wrong = with_true_inside(model)
-evidence = [*found(wrong, some), *found(old, np.float32(some[:, 14, 14]))]
+evidence = [*found(with_true_inside(model), some), *found(old, np.float32(some[:, 14, 14]))]
 print("the doctor, of the wrong models:", *evidence)
 assert len(evidence) == 2, "the check fires on the wrong model of Keras 3, and on that of tf_keras"
 assert not found(model, some), "and is silent on the right one"
