@@ -33,7 +33,7 @@ NOISE = re.compile(
 PARALLEL = 2
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 PACKED = {".png", ".woff2", ".zip"}  # files that do not become smaller
-CHANCES = 3  # of about ten builds, one loses a worker
+CHANCES = 3  # TensorFlow ends a process now and then, and a build has some 70 pages
 LAST = b"(end of the build's messages)\n"
 # What joblib says of a worker that was killed, or that TensorFlow took down with it.
 DIED = b"A worker process managed by the executor was unexpectedly terminated"
