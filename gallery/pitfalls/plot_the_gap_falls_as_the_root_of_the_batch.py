@@ -172,3 +172,4 @@ claim("lost_32", losses[:, 4], "accuracy lost at N = 32", above=0.003, below=0.0
 mean = losses.mean(0)
 claim("halved", mean[:3] / mean[1:4], "loss at N over loss at 2N", above=1.3, below=3.5)
 claim("modes", gaps, "between the modes of a network at N = 32, deviations", above=0.05, below=1)
+assert (np.diff(mean[:5]) < 0).all(), "less is lost with each doubling, up to N = 32"
