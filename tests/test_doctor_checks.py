@@ -9,6 +9,8 @@ from helpers import result_in_new_process, strategy_of
 import bnref
 from bnref import devices, doctor
 from bnref.doctor._alikeness import alikeness, by_chance
+from bnref.doctor._batches import read
+from bnref.doctor._case import Case
 from bnref.doctor.checks import _statistics as statistics
 from bnref.doctor.checks._epsilon import most_usual
 from bnref.doctor.checks._whose_size import empty_replicas
@@ -153,6 +155,37 @@ def test_a_group_of_the_batch_is_what_must_be_large_enough(together, maps, found
     assert [each.cause for each in report.findings] == found
     if found:
         assert f"from {together} examples at a time" in report.findings[0].evidence
+
+
+@pytest.mark.parametrize(
+    "groups, synchronized, replicas, parts",
+    [(16, False, 1, "16"), (8, False, 1, ""), (1, False, 16, "16"), (1, True, 16, "")],
+)
+def test_one_value_a_channel_is_counted_in_a_group_and_in_a_replicas_share(
+    groups, synchronized, replicas, parts, monkeypatch
+):
+    """A batch of 16 vectors: in 16 groups, or on 16 replicas, each has one."""
+    layer = bnref.SyncBatchNorm() if synchronized else bnref.GhostBatchNorm(groups=groups)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    monkeypatch.setattr(Case, "replicas", replicas)
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
+    report = doctor.examine(model, x, batch_size=16, only=["one_value_a_channel"])
+    assert [f"in {parts} parts" in each.evidence for each in report.findings] == [True] * bool(
+        parts
+    )
+
+
+def test_what_is_kept_of_the_passes_is_as_small_as_it_can_be():
+    """Of each example a mean and a variance, as wide as the model; nothing where losses matter."""
+    layers = [keras.layers.Dense(8), keras.layers.BatchNormalization(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    x = np.random.default_rng(0).normal(size=(128, 3)).astype("float32")
+    case = Case(model, read(model, "data", (x, x[:, 0] > 0), 32), None, None)
+    for each in (seen for calls in case.training.calls for seen in calls):
+        assert each.means.shape == (32, 8) and each.means.dtype == each.variances.dtype == "float32"
+        assert each.mean.dtype == each.variance.dtype == "float64"
+    for each in (case.refreshed, case.regrouped):
+        assert each.calls == [] and len(each.losses) == 4 and np.isfinite(each.losses).all()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

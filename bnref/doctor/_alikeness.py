@@ -82,7 +82,6 @@ def examples(calls: list[Any], most: int = 64) -> np.ndarray | None:
     """The means of each example over its positions, shape (B, N, C), of ``most`` channels."""
     if len({each.means.shape for each in calls}) != 1:
         return None
-    values = np.array([each.means for each in calls])
-    step = -(-values.shape[-1] // most)
-    values = values[..., ::step]
+    step = -(-calls[0].means.shape[-1] // most)
+    values = np.array([each.means[..., ::step] for each in calls], "float64")
     return values if np.isfinite(values).all() else None

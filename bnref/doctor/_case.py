@@ -34,12 +34,12 @@ class Case(Modes):
 
     @cached_property
     def refreshed(self) -> Pass:
-        """At inference by the statistics of these very batches: Precise BN, for a moment."""
+        """At inference by the statistics of these very batches, Precise BN; the losses alone."""
         estimates = {norm: each for norm, each in self.fresh.items() if _usable(norm, *each)}
         for norm, (mean, variance) in estimates.items():
             norm.assign(mean, variance)
         try:
-            return passed(self._at_inference, self.batches, self.loss, lambda: None)
+            return passed(self._at_inference, self.batches, self.loss, lambda: None, noted=False)
         finally:
             self._start.restore()
 

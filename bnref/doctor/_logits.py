@@ -1,34 +1,18 @@
 """Which norm stands on the logits of a classifier, as the numbers of one pass show it."""
 
-import contextlib
-from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from bnref.norms import Norm
-from bnref.norms._calling import called
 
 Given = list[tuple[Norm, np.ndarray]]
 
 
-@contextlib.contextmanager
-def noting(norms: list[Norm]) -> Iterator[Given]:
-    """Within, what each norm puts out is noted, if its shape is that of logits: (N, C)."""
-    given: Given = []
-
-    def note(norm, original, arguments):
-        y = original(*arguments.args, **arguments.kwargs)
-        if len(y.shape) == 2:
-            given.append((norm, np.asarray(y)))
-        return y
-
-    with contextlib.ExitStack() as stack:
-        for norm in norms:
-            stack.enter_context(called(norm.layer, partial(note, norm)))
-        yield given
+def shaped_as_logits(y: Any) -> bool:
+    """Whether the outputs of a norm have the shape of logits: (N, C)."""
+    return len(y.shape) == 2
 
 
 def norm_on_logits(given: Given, y: np.ndarray, targets: Any) -> Norm | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from bnref.doctor._batches import Batch, Batches, regrouped, rows
 from bnref.doctor._keeping import Start
-from bnref.doctor._logits import Given, noting
+from bnref.doctor._logits import Given
 from bnref.doctor._losses import loss_function
 from bnref.doctor._passes import DEEP, Pass, Passing, first_array, passed
 from bnref.doctor._saving import Reloaded, reloaded
@@ -42,8 +42,7 @@ class Modes(Structure):
     @cached_property
     def first(self) -> First:
         """The first batch at inference: outputs, what each norm gave, which variables moved."""
-        with noting(self.norms) as given:
-            outputs = self.model(*self.batches[0].x, training=False)
+        _, outputs, given = self._at_inference(self.batches[0])
         moved = self._start.moved()
         self._start.restore()
         return First(outputs, given, moved)
@@ -130,11 +129,12 @@ class Modes(Structure):
 
     @cached_property
     def regrouped(self) -> Pass | None:
-        """In training mode, the same examples in other company; None without targets."""
+        """The losses in training mode of the same examples in other company; None without targets."""
         batches = regrouped(self.batches)
         if batches is None or self.loss is None:
             return None
-        return passed(self._in_training, batches, self.loss, self._start.restore)
+        after = self._start.restore
+        return passed(self._in_training, batches, self.loss, after, noted=False)
 
     def with_epsilon(self, changed: list[Norm], epsilon: float) -> Pass:
         """Some batches in training mode, if these norms had another ε."""

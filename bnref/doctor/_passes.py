@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnref.doctor._batches import Batch
+from bnref.doctor._logits import Given, shaped_as_logits
 from bnref.doctor._seen import Label, Seen, measured
 from bnref.norms import Norm
 from bnref.norms._calling import called
@@ -22,7 +23,7 @@ class Pass(NamedTuple):
     Attributes
     ----------
     calls : list of list of Seen
-        Of each batch, in the order of the calls.
+        Of each batch, in the order of the calls; empty where only the loss was asked for.
     outputs : list of array
         Of each batch; of several outputs the first.
     losses : array, shape (B,), or None
@@ -70,46 +71,61 @@ class Passing:
     def __init__(self, model: Any, norms: list[Norm], *, compiled: bool, **options):
         self.model, self.norms, self.options = model, norms, options
         self._labels: list[tuple[Norm, Label]] = []
+        self._with_logits: list[Norm] = []
         self._run = tf.function(self._pass, autograph=False) if compiled else self._pass
 
-    def __call__(self, batch: Batch) -> tuple[list[Seen], Any]:
-        """What the norms saw, and the outputs."""
+    def __call__(self, batch: Batch) -> tuple[list[Seen], Any, Given]:
+        """What the norms saw, the outputs, and what norms put out that may be logits."""
         arguments = batch.x
         if self._run is not self._pass:
             try:
                 arguments = tf.nest.map_structure(tf.convert_to_tensor, batch.x)
-                measured_here, outputs = self._run(*arguments)
+                measured_here, outputs, given = self._run(*arguments)
             except Exception:  # whatever code of the model's own cannot be traced: without, then
                 self._run = self._pass
         if self._run is self._pass:
-            measured_here, outputs = self._pass(*arguments)
+            measured_here, outputs, given = self._pass(*arguments)
         seen = [
-            Seen(norm, *label, *(np.float64(each) for each in tensors))
+            Seen(norm, *label, *(np.asarray(each) for each in tensors))
             for (norm, label), tensors in zip(self._labels, measured_here, strict=True)
         ]
-        return seen, outputs
+        logits = zip(self._with_logits, given, strict=True)
+        return seen, outputs, [(norm, np.asarray(y)) for norm, y in logits]
 
     def _pass(self, *arguments):
-        self._labels, found = [], []
+        self._labels, self._with_logits, found, given = [], [], [], []
 
-        def note(norm, label, tensors):
+        def note(norm, measurement, y):
+            label, tensors = measurement
             self._labels.append((norm, label))
             found.append(tensors)
+            if shaped_as_logits(y):
+                self._with_logits.append(norm)
+                given.append(y)
 
         with watching(self.norms, note):
             outputs = self.model(*arguments, **self.options)
-        return found, outputs
+        return found, outputs, given
 
 
 def passed(
-    passing: Passing, batches: Iterable[Batch], loss: Callable | None, after: Callable
+    passing: Passing,
+    batches: Iterable[Batch],
+    loss: Callable | None,
+    after: Callable,
+    *,
+    noted: bool = True,
 ) -> Pass:
-    """Pass batches, one after the other; ``after()`` is called after each."""
+    """Pass batches, one after the other; ``after()`` is called after each.
+
+    What the norms saw is not kept where ``noted`` is False: for ResNet50 it is 50 MB a pass.
+    """
     calls, outputs, losses = [], [], []
     for batch in batches:
-        seen, y = passing(batch)
+        seen, y, _ = passing(batch)
         after()
-        calls.append(seen)
+        if noted:
+            calls.append(seen)
         outputs.append(first_array(y))
         if loss is not None:
             losses.append(loss(batch.y, y))
@@ -118,14 +134,15 @@ def passed(
 
 @contextlib.contextmanager
 def watching(norms: list[Norm], note: Callable):
-    """Within, ``note`` is given what each call of a norm was given, as `measured` has it."""
+    """Within, ``note`` is told of each call: the norm, what `measured` says, and the outputs."""
 
     def call_of(norm):
         def call(original, arguments):
             named = arguments.arguments
             found = measured(norm, arguments.args[0], named.get("training"), named.get("mask"))
-            note(norm, *found)
-            return original(*arguments.args, **arguments.kwargs)
+            y = original(*arguments.args, **arguments.kwargs)
+            note(norm, found, y)
+            return y
 
         return call
 

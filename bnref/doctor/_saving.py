@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnref.norms import Norm, find
-from bnref.norms._libraries import library_of
+from bnref.norms._model_libraries import library_of
 
 # What a norm says of itself, and how a sentence calls it.
 SAVED = {
@@ -22,6 +22,13 @@ SAVED = {
     "beta": "β",
     "mean": "the population's mean",
     "variance": "the population's variance",
+}
+
+# A folder with the contents of a .keras file, which itself is written and read in memory and would
+# take that of a second model more. tf_keras knows the file alone.
+FORMATS: dict[str, tuple[str, dict]] = {
+    "keras": ("model", {"zipped": False}),
+    "tf_keras": ("model.keras", {}),
 }
 
 
@@ -59,10 +66,11 @@ def reloaded(model: Any, arguments: tuple) -> Reloaded:
         Some of it failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.keras")
-        with _without_optimizer(model):
-            _attempt("saved", lambda: model.save(path))
         library = library_of(model)
+        name, options = FORMATS[library.__name__]
+        path = Path(folder, name)
+        with _without_optimizer(model):
+            _attempt("saved", lambda: model.save(path, **options))
         loaded = _attempt("loaded", lambda: library.saving.load_model(path, compile=False))
     theirs = _attempt("called after loading", lambda: loaded(*arguments, training=False))
     # Twice, and nothing is put back in between: random numbers and averages go on.

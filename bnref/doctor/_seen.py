@@ -32,7 +32,8 @@ class Seen(NamedTuple):
     counts : array, shape (N,)
         How many positions of each example count: H·W of an image, 1 of a vector.
     means, variances : array, shape (N, C)
-        Of each example over its positions, float64.
+        Of each example over its positions, in the type in which they were measured: float64 would
+        hold the same numbers, and twice the memory.
     """
 
     norm: Norm
@@ -47,21 +48,21 @@ class Seen(NamedTuple):
     @property
     def values(self) -> float:
         """How many values each channel's statistics are taken from."""
-        return float(self.counts.sum())
+        return float(self.counts.sum(dtype="float64"))
 
     @property
     def mean(self) -> np.ndarray:
-        """Of the batch, shape (C,)."""
+        """Of the batch, float64, shape (C,)."""
         return self._weights @ self.means
 
     @property
     def variance(self) -> np.ndarray:
-        """Of the batch, biased, shape (C,)."""
+        """Of the batch, biased, float64, shape (C,)."""
         return self._weights @ (self.variances + np.square(self.means - self.mean))
 
     @property
     def _weights(self):
-        return self.counts / max(self.counts.sum(), 1)
+        return np.float64(self.counts) / max(self.values, 1)
 
 
 def measured(norm: Norm, inputs: Any, training: Any, mask: Any) -> tuple[Label, tuple]:

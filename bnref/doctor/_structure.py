@@ -7,7 +7,7 @@ import numpy as np
 
 from bnref.norms import Norm, find
 from bnref.norms._finding import walk
-from bnref.norms._libraries import fit_says_training
+from bnref.norms._model_libraries import fit_says_training
 
 
 class Structure:

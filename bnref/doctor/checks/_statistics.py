@@ -88,8 +88,9 @@ def effective_count(calls: list[Any]) -> float:
     Both are averaged over the batches before they are divided: of two examples the squared
     difference scatters by so much that the median of its inverse is twice too large.
     """
-    between = np.mean([each.means.var(0, ddof=1) for each in calls if len(each.means) > 1] or 0, 0)
-    within = np.mean([each.variances.mean(0) for each in calls], 0)
+    several = [np.float64(each.means) for each in calls if len(each.means) > 1]
+    between = np.mean([means.var(0, ddof=1) for means in several] or 0, 0)
+    within = np.mean([each.variances.mean(0, dtype="float64") for each in calls], 0)
     with np.errstate(all="ignore"):
         found = np.atleast_1d(len(calls[0].means) * (within + between) / between)
     found = found[np.isfinite(found)]

@@ -16,13 +16,18 @@ WITHOUT_A_BATCH = "model = bnref.norms.convert(model, keras.layers.GroupNormaliz
 )
 def one_value_a_channel(case):
     """A norm has one value a channel in a batch, and puts out β whatever it gets."""
-    norms = [norm for norm in case.followers if case.training.of(norm)[0].values <= 1]
-    if not norms:
+    alone = {}
+    for norm in case.followers:
+        seen = case.training.of(norm)[0]
+        share = together(case, norm, len(seen.means)) / len(seen.means)
+        if seen.values * share <= 1:
+            alone[norm] = seen.shape, share
+    if not alone:
         return None
-    evidence = (
-        f"the inputs have the shape {case.training.of(norms[0])[0].shape}: one value a channel, "
-        "whose variance is 0"
-    )
+    (shape, share), *_ = alone.values()
+    whose = "" if share == 1 else f", of which statistics are taken in {1 / share:.0f} parts"
+    evidence = f"the inputs have the shape {shape}{whose}: one value a channel, whose variance is 0"
+    norms = list(alone)
     return Found(paths(norms), evidence, "model.fit(x, y, batch_size=32)  # 16 or more, not 1")
 
 
@@ -49,17 +54,16 @@ def small_batches(case):
     for norm in case.followers:
         calls = case.training.of(norm)
         examples = len(calls[0].means)
-        replicas = 1 if norm.synchronized else case.replicas
-        together = norm.examples_together(examples / replicas)
-        if together < 16:
-            count = statistics.effective_count(calls) * together / examples
-            if count < 8 or together < 4:
-                small[norm] = count, together
+        number = together(case, norm, examples)
+        if number < 16:
+            count = statistics.effective_count(calls) * number / examples
+            if count < 8 or number < 4:
+                small[norm] = count, number
     if not small:
         return None
-    count, together = min(small.values())
+    count, number = min(small.values())
     evidence = (
-        f"statistics are taken from {together:.3g} examples at a time, worth {count:.2g} "
+        f"statistics are taken from {number:.3g} examples at a time, worth {count:.2g} "
         f"independent values where it is worst: a gap of √(3/2N) = {np.sqrt(1.5 / count):.2f} "
         "deviations between training and inference"
     )
@@ -106,6 +110,12 @@ def last_batch_of_one(case):
         return None
     evidence = f"the last of {len(sizes)} batches has 1 example, the others {sizes[0]}"
     return Found(paths(flat), evidence, "dataset = dataset.batch(32, drop_remainder=True)")
+
+
+def together(case, norm, examples: int) -> float:
+    """How many of a batch's examples make one set of statistics: a replica's share, or a group."""
+    replicas = 1 if norm.synchronized else case.replicas
+    return norm.examples_together(examples / replicas)
 
 
 def empty_replicas(size: int, replicas: int) -> int:
