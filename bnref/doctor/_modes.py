@@ -129,7 +129,7 @@ class Modes(Structure):
 
     @cached_property
     def regrouped(self) -> Pass | None:
-        """The same examples in other company, in training mode: the losses. None without targets."""
+        """The same examples in other company, in training mode: losses. None without targets."""
         batches = regrouped(self.batches)
         if batches is None or self.loss is None:
             return None
