@@ -17,6 +17,8 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import unchanged
+
 DOCS = Path(__file__).resolve().parent
 BUILD = DOCS / "_build"
 SCALES = ("quick", "full")
@@ -44,6 +46,10 @@ def main(mode):
     if mode not in BUILDERS:
         sys.exit(f"mode must be one of {', '.join(BUILDERS)}; received {mode!r}")
     prepare_environment(mode)
+    site, now = BUILD / ("html" if mode == "html" else "html-fast"), unchanged.key()
+    if mode != "linkcheck" and unchanged.is_built(site, now):
+        print(f"Nothing has changed since the site was built. Open\n  {site}/index.html")
+        return 0
     started, doctrees, output = time.time(), BUILD / f"doctrees-{mode}", BUILD / f"work-{mode}"
     status = 1
     try:
@@ -53,8 +59,9 @@ def main(mode):
             # A page that warned once is not read again: the next build must read all of them.
             shutil.rmtree(doctrees, ignore_errors=True)
     if status == 0 and mode != "linkcheck":
-        site = BUILD / ("html" if mode == "html" else "html-fast")
+        unchanged.mark_of(site).unlink(missing_ok=True)
         publish(output, site)
+        unchanged.mark_of(site).write_text(now)
         print(f"\nThe site is ready after {time.time() - started:.0f} s. Open\n  {site}/index.html")
     elif status:
         print("\nThe build failed; the messages above name the page.", file=sys.stderr)

@@ -12,6 +12,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 import as_markdown  # noqa: E402
 import build  # noqa: E402  (it lies in docs/)
 import lighten  # noqa: E402
+import unchanged  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +92,70 @@ def test_after_a_failure_the_next_build_reads_every_page(tmp_path, monkeypatch, 
     assert build.main("html") == status
     assert (tmp_path / "doctrees-html").exists() == kept
     assert (tmp_path / "html").exists() == kept
+    assert unchanged.mark_of(tmp_path / "html").exists() == kept
+
+
+def test_a_site_of_which_nothing_has_changed_is_not_built_again(tmp_path, monkeypatch, capsys):
+    """A new key, a site that is gone, a build that failed: each lets Sphinx run."""
+    runs = []
+
+    def run(builder, doctrees, output):
+        runs.append(builder)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "index.html").write_text("a page")
+        return statuses.pop(0)
+
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    monkeypatch.setattr(build, "run_sphinx", run)
+    monkeypatch.setattr(build, "prepare_environment", lambda mode: None)
+    keys = ["a", "a", "b", "c", "c", "c"]
+    monkeypatch.setattr(unchanged, "key", lambda: keys[0])
+    statuses, ran = [0, 0, 2, 0, 0], []
+    for number, status in enumerate([0, 0, 0, 2, 0, 0]):
+        if number == 5:
+            (tmp_path / "html" / "index.html").unlink()
+        assert build.main("html") == status
+        ran.append(len(runs))
+        keys.pop(0)
+    assert ran == [1, 1, 2, 3, 4, 5]
+    assert capsys.readouterr().out.count("Nothing has changed") == 1
+
+
+def test_what_a_site_is_made_of_is_in_its_key(tmp_path, monkeypatch):
+    """Sources and their names, installed packages and settings; nothing that a build makes."""
+    kept = [
+        "docs/index.md",
+        "docs/_ext/finder.py",
+        "gallery/a/plot_b.py",
+        "bnref/c.py",
+        "README.md",
+    ]
+    made = ["docs/_build/html/index.html", "docs/gallery/a/plot_b.rst", "bnref/__pycache__/c.pyc"]
+    for name in [
+        *kept,
+        *made,
+        ".ci/constraints.txt",
+        "tests/search_phrases.toml",
+        "tests/test_d.py",
+    ]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    keys = [unchanged.key(tmp_path)]
+    assert unchanged.key(tmp_path) == keys[0]
+    for name in [*kept, ".ci/constraints.txt", "tests/search_phrases.toml"]:
+        (tmp_path / name).write_text("edited")
+        keys.append(unchanged.key(tmp_path))
+    (tmp_path / "bnref" / "c.py").rename(tmp_path / "bnref" / "d.py")
+    keys.append(unchanged.key(tmp_path))
+    monkeypatch.setenv("BNREF_INSTALL", "bnref==7")
+    keys.append(unchanged.key(tmp_path))
+    (tmp_path / "sphinx-77.dist-info").mkdir()
+    monkeypatch.setattr(unchanged.sysconfig, "get_path", lambda name: str(tmp_path))
+    keys.append(unchanged.key(tmp_path))
+    assert len(set(keys)) == len(keys) == 11
+    for name in [*made, "tests/test_d.py"]:
+        (tmp_path / name).write_text("edited")
+    assert unchanged.key(tmp_path) == keys[-1]
 
 
 def test_an_unknown_mode_is_refused_by_name():

@@ -6,6 +6,7 @@ uses the same layers. Which thread has which title stands where the search finds
 
 import ast
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 from docutils import nodes
@@ -68,7 +69,7 @@ class Fill(SphinxPostTransform):
                 for title, pages in (
                     ("Before this in the series", neighbours(self.env, docname)[:1]),
                     ("After this in the series", neighbours(self.env, docname)[1:]),
-                    ("Related", related(self.env, docname)),
+                    ("Related", self.env.bnref_related.get(docname, [])),
                 )
                 if any(pages)
             ]
@@ -98,18 +99,19 @@ def neighbours(env, docname):
     return [None, None]
 
 
-def related(env, docname):
-    """The pages that share most with this one: symptoms, then layers that few pages use."""
+def related(env):
+    """Of each page the ones that share most with it: symptoms, then layers that few pages use."""
     traits = {page: traits_of(env, page) for page in env.found_docs if is_page(page)}
-    counts = {}
-    for found in traits.values():
-        for each in found:
-            counts[each] = counts.get(each, 0) + 1
-    taken = {docname, *neighbours(env, docname)}
+    counts = Counter(each for found in traits.values() for each in found)
+    return {page: nearest(page, traits, counts, neighbours(env, page)) for page in traits}
+
+
+def nearest(docname, traits, counts, taken):
+    """The pages that share most with one; what few pages have weighs more."""
     shared = {
         page: sum(1 / counts[each] for each in found & traits[docname])
         for page, found in traits.items()
-        if page not in taken
+        if page != docname and page not in taken
     }
     best = sorted(shared, key=lambda page: (-shared[page], page))[:RELATED]
     return [page for page in best if shared[page]]
@@ -141,8 +143,7 @@ def layers_of(script):
 def rewrite(app, env):
     """Write again the pages whose links another page has changed."""
     known = getattr(env, "bnref_related", {})
-    now = {page: related(env, page) for page in env.found_docs if is_page(page)}
-    env.bnref_related = now
+    env.bnref_related = now = related(env)
     return [page for page, found in now.items() if known.get(page, found) != found]
 
 
