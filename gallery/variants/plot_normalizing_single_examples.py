@@ -3,11 +3,11 @@ How should a single example be normalized at inference?
 =======================================================
 
 By the population, as batch norm does, where the test data are like the training data. On dimmed
-test images the accuracy of a network falls from :claim:`91 % <usual>` to :claim:`18 % <dimmed>`.
+test images the accuracy of a network falls from :claim:`92 % <usual>` to :claim:`12 % <dimmed>`.
 Eight images of the new kind mend that: with the population recomputed on them, without labels, it
-is :claim:`86 % <dimmed_eight>`. If there is only one image, give it the weight α = 0.5 in its own
-statistics; then it is :claim:`53 to 77 % <dimmed_half>`. Where nothing has changed, both cost
-accuracy: :claim:`2 points <usual_eight>` and :claim:`5 points <usual_half>`.
+is :claim:`90 % <dimmed_eight>`. If there is only one image, give it the weight α = 0.5 in its own
+statistics; then it is :claim:`61 to 80 % <dimmed_half>`. Where nothing has changed, both cost
+accuracy: :claim:`1.4 points <usual_eight>` and :claim:`4.6 points <usual_half>`.
 
 .. symptom:: test accuracy near chance
    :doctor: validation_of_another_kind
@@ -105,10 +105,14 @@ def noisy(x):
 
 
 data = datasets.load("mnist").take(train=3032, test=1000)
-x_train, y_train, new = data.x_train[:3000], data.y_train[:3000], data.x_train[3000:]
+x_train, x_test = (
+    data.x_train[:3000, 4:24, 4:24],
+    data.x_test[:, 4:24, 4:24],
+)  # without their margins
+y_train, new = data.y_train[:3000], data.x_train[3000:, 4:24, 4:24]
 KINDS = {"as in training": np.float32, "dimmed": dimmed, "noisy": noisy}
 ALPHAS = [0, 0.03, 0.1, 0.3, 0.5, 0.7, 0.99]
-network = partial(models.three_convolutions, image_shape=(28, 28, 1), filters=(8, 16, 32))
+network = partial(models.three_convolutions, image_shape=(20, 20, 1), filters=(8, 16, 32))
 
 
 def accuracy(logits):
@@ -131,11 +135,11 @@ def accuracies(model):
         by_alpha.append([])
         for alpha in ALPHAS:
             weigh(model, alpha)
-            by_alpha[-1].append(accuracy(predict_wrong(model, kind(data.x_test), None)))
+            by_alpha[-1].append(accuracy(predict_wrong(model, kind(x_test), None)))
         weigh(model, 0)
         by_eight.append([])
         for few in np.split(kind(new), 4):
-            by_eight[-1].append(accuracy(predict_right(model, kind(data.x_test), few)))
+            by_eight[-1].append(accuracy(predict_right(model, kind(x_test), few)))
             model.set_weights(weights)
     return by_alpha, by_eight
 
@@ -148,7 +152,7 @@ def trained(seeds):
     """The network of the last seed, and the accuracies of all."""
     model, scores, shares = network(norm_right), [], []
     run = training.Run(
-        model, keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.005, 150))
+        model, keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.005, 120))
     )
     start = [each.numpy() for each in run.optimizer.variables]
     for seed in seeds:
@@ -156,7 +160,7 @@ def trained(seeds):
         model.set_weights(network(norm_right).get_weights())
         for variable, value in zip(run.optimizer.variables, start, strict=True):
             variable.assign(value)
-        run.train(x_train, y_train, steps=150, batch_size=64, seed=seed, every=150)
+        run.train(x_train, y_train, steps=120, batch_size=64, seed=seed, every=120)
         by_alpha, by_eight = accuracies(model)
         scores.append(by_alpha)
         shares.append(by_eight)
@@ -225,10 +229,10 @@ assert not outputs.any(), "one example after a dense layer comes out as β"
 
 def found(images):
     only = ["validation_of_another_kind"]
-    report = doctor.examine(model, data.x_train[:64], images[:64], only=only)
+    report = doctor.examine(model, x_train[:64], images[:64], only=only)
     return [finding.evidence for finding in report.findings]
 
 
-print("the doctor, of dimmed images:", *found(dimmed(data.x_test)))
-assert found(dimmed(data.x_test)), "the check fires on dimmed images"
-assert not found(data.x_test), "and is silent on such as in training"
+print("the doctor, of dimmed images:", *found(dimmed(x_test)))
+assert found(dimmed(x_test)), "the check fires on dimmed images"
+assert not found(x_test), "and is silent on such as in training"
