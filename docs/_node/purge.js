@@ -5,7 +5,7 @@ import { PurgeCSS } from "purgecss";
 
 const [, , site, ...sheets] = process.argv;
 const purged = await new PurgeCSS().purge({
-  content: [`${site}/**/*.html`, `${site}/_static/**/*.js`],
+  content: [`${site}/**/*.html`, `${site}/_static/**/!(search).js`], // search.js is an index, in numbers
   css: sheets,
   variables: true,
   keyframes: true,
