@@ -5,7 +5,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import addresses
 import pytest
@@ -40,6 +40,7 @@ def opened(browser, name, **options):
     """A page, with what it asked for and what it complained about."""
     # Without transitions: axe would read a colour half way from light to dark.
     context = browser.new_context(reduced_motion="reduce", **options)
+    context.add_init_script(SHIFTS)
     page = context.new_page()
     page.requests, page.complaints = [], []
     page.on("request", lambda request: page.requests.append(request.url))
@@ -50,6 +51,10 @@ def opened(browser, name, **options):
     return page
 
 
+# How much of what is seen moves while the page is loaded, as the browser counts it.
+SHIFTS = """window.shifted = 0; new PerformanceObserver(list => {
+    for (const each of list.getEntries()) window.shifted += each.value;
+}).observe({ type: "layout-shift", buffered: true });"""
 MOST_TABS = """() => Math.max(0, ...[...document.querySelectorAll(".sd-tab-set")].map(
     each => each.querySelectorAll("input").length))"""
 CHOOSE_TAB = """tab => document.querySelectorAll(".sd-tab-set").forEach(each => {
@@ -65,6 +70,8 @@ def test_a_page_keeps_to_itself_fits_a_phone_and_shows_no_barrier(browser, name)
     inside = (SITE.as_uri(), "data:", "blob:")
     assert [url for url in page.requests if not url.startswith(inside)] == []
     assert page.complaints == []
+    assert weight(page) <= (350_000 if name == "index.html" or "/plot_" in name else 700_000)
+    assert page.evaluate("window.shifted") <= 0.05
     # What is folded is opened, and each tab chosen, in turn.
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     for tab in range(max(1, page.evaluate(MOST_TABS))):
@@ -85,6 +92,13 @@ body {{ background: white; color: black }} a {{ color: #00d }}
 const set = each => document.documentElement.dataset.theme = each.matches ? "dark" : "light";
 const dark = matchMedia("(prefers-color-scheme: dark)"); set(dark); dark.onchange = set;
 </script><body><main><h1>t</h1><p>{words}</p><p>word <a href="#">link</a> word</p></main></body>"""
+
+
+def weight(page):
+    """Bytes of all files that a page has asked for."""
+    paths = {unquote(urlsplit(url).path) for url in page.requests if url.startswith("file:")}
+    return sum(Path(path).stat().st_size for path in paths)
+
 
 LINKS = {"light: link-in-text-block", "dark: link-in-text-block"}
 
