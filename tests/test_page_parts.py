@@ -203,7 +203,7 @@ class Pages:
         self.feet = folder / "feet"
         self.feet.mkdir()
         monkeypatch.setattr(claimed, "FOLDER", self.feet)
-        monkeypatch.setattr(see_also, "thread_titles", lambda: {"https://example.org/7": "My cat"})
+        monkeypatch.setattr(see_also, "thread_titles", lambda: {"https://example.org/7": "My `cat`"})
         monkeypatch.delenv("BNREF_EXECUTE", raising=False)
         for name, text in (("index", HOME), ("symptoms", FINDER)):
             (folder / f"{name}.rst").write_text(text)
@@ -335,7 +335,8 @@ def test_what_shares_a_symptom_is_related_and_a_thread_has_its_title(pages):
     page = pages.build().page()
     assert page.find(class_="see-also").get_text().strip() == "Related: Of dogs"
     assert page.find(class_="see-also").a["href"] == "plot_dog.html"
-    assert "#7 (“My cat”)" in page.find(id="check").get_text()
+    said = page.find(id="check")
+    assert "#7 (“My cat”)" in said.get_text() and said.find("code", string="cat")
 
 
 def test_pages_on_a_post_lead_to_those_before_and_after(pages):

@@ -1,6 +1,7 @@
 """The built pages as files: titles, pictures, links, feet. `make test` builds them first."""
 
 import ast
+import copy
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -34,6 +35,28 @@ def test_every_page_has_a_title_and_one_main_heading(pages):
     for path, page in pages.items():
         assert page.title and page.title.get_text().strip(), path
         assert len(page.find_all("h1")) == 1, path
+
+
+# What is left of markup that was not understood: an emphasis, code, a role, a directive, a link.
+MARKUP = re.compile(r"\*\*|(?<![\w*×·])\*(?=\w)|`|:[a-z:]+:`|\.\. [a-z]+::|\]\(|\{[a-z:]+\}")
+NO_PROSE = "dt, pre, code, script, style, math, textarea, .highlight"
+
+
+def test_no_markup_is_left_in_what_is_read(pages):
+    """On the pages themselves: signatures, programs and formulas have such letters by right."""
+    for path, page in pages.items():
+        article = copy.copy(page.find("article") or page.body)
+        for other in article.select(NO_PROSE):
+            other.extract()
+        for text in article.find_all(string=MARKUP):
+            pytest.fail(f"{path.relative_to(SITE)}: {text.strip()[:200]}")
+
+
+def test_markup_is_known_when_it_is_seen():
+    for each in ("a **b** c", "see *that", "`code`", ":ref:`x`", ".. note:: x", "[a](b)", "{ref}"):
+        assert MARKUP.search(each), each
+    for each in ("3 * 4", "2×*", "a: b", "1 ≤ x < 2", "f(x) [1]", "{1, 2}"):
+        assert not MARKUP.search(each), each
 
 
 def test_every_image_exists_and_says_what_it_shows(pages):

@@ -5,6 +5,7 @@ uses the same layers. Which thread has which title stands where the search finds
 """
 
 import ast
+import itertools
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -41,8 +42,15 @@ def mark(app, doctree):
     titles = thread_titles()
     for link in list(doctree.findall(nodes.reference)):
         title = titles.get(link.get("refuri", "").partition("#")[0])
-        if title and title not in doctree.astext():
-            link.parent.insert(link.parent.index(link) + 1, nodes.Text(f" (“{title}”)"))
+        if title and title.replace("`", "") not in doctree.astext():
+            place = link.parent.index(link) + 1
+            link.parent.insert(place, [nodes.Text(" (“"), *written(title), nodes.Text("”)")])
+
+
+def written(title):
+    """A title as nodes: what stands between its backticks is code."""
+    kinds = itertools.cycle([nodes.Text, lambda text: nodes.literal(text=text)])
+    return [kind(part) for kind, part in zip(kinds, title.split("`"), strict=False) if part]
 
 
 def thread_titles():
