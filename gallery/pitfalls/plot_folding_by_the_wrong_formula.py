@@ -139,6 +139,9 @@ def network(case, without_norms=False):
     return keras.Sequential(layers)
 
 
+# %%
+
+
 def trained(case, seeds):
     run, weights = training.Run(network(case), keras.optimizers.Adam(5e-3)), []
     start = [each.numpy() for each in run.optimizer.variables]
@@ -150,9 +153,6 @@ def trained(case, seeds):
         run.train(x_train, data.y_train, steps=150, batch_size=64, seed=seed)
         weights.append(run.model.get_weights())
     return weights
-
-
-# %%
 
 
 def compared(weights, case):
