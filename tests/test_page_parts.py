@@ -203,7 +203,8 @@ class Pages:
         self.feet = folder / "feet"
         self.feet.mkdir()
         monkeypatch.setattr(claimed, "FOLDER", self.feet)
-        monkeypatch.setattr(see_also, "thread_titles", lambda: {"https://example.org/7": "My `cat`"})
+        titles = {"https://example.org/7": "My `cat`"}
+        monkeypatch.setattr(see_also, "thread_titles", lambda: titles)
         monkeypatch.delenv("BNREF_EXECUTE", raising=False)
         for name, text in (("index", HOME), ("symptoms", FINDER)):
             (folder / f"{name}.rst").write_text(text)
