@@ -8,7 +8,8 @@ import tensorflow as tf
 from bnref import population
 from bnref._checks import whole_number
 from bnref.functional._replicas import gathered
-from bnref.training._batches import check_data, share
+from bnref.training._batches import check_data, check_finite, in_host_memory, share
+from bnref.training._losses import cross_entropy, logits_of, probabilities
 
 
 class Evaluation:
@@ -17,7 +18,7 @@ class Evaluation:
     Parameters
     ----------
     model : keras.Model
-        From inputs to logits.
+        From inputs to logits, or to what softmax makes of them.
     """
 
     def __init__(self, model):
@@ -34,14 +35,20 @@ class Evaluation:
         check_data(x, y, batch_size=1)
         self.agree()
         population.check(self.model)
-        totals = np.zeros(2)
+        totals, size = np.zeros(3), len(y)
         # Batches of nearly equal sizes: a small last one could leave replicas without an example.
-        ends = np.linspace(0, len(x), -(-len(x) // batch_size) + 1).astype(int)
-        for start, end in itertools.pairwise(ends):
-            with tf.device("CPU:0"):
-                batch = [tf.convert_to_tensor(each[start:end]) for each in (x, y)]
+        ends = np.linspace(0, size, -(-size // batch_size) + 1).astype(int)
+        for number, (start, end) in enumerate(itertools.pairwise(ends), start=1):
+            own_x, own_y = tf.nest.map_structure(lambda each, a=start, b=end: each[a:b], (x, y))
+            check_finite(own_x, batch=number, examples=range(start, end))
+            batch = in_host_memory((own_x, own_y))
             totals += self.strategy.reduce("sum", self._sums(*batch), axis=None)
-        loss, accuracy = totals / np.size(y)
+        loss, accuracy, probable = totals / np.size(y)
+        if probable == 1:
+            raise ValueError(
+                "model must give logits, or end in a softmax of Keras's; received outputs that are "
+                "all 0 or more and have the sum 1: leave the softmax out, as the loss has it"
+            )
         return float(loss), float(accuracy)
 
     def agree(self):
@@ -58,12 +65,12 @@ class Evaluation:
         return self.strategy.run(self._sums_of_share, (x, y))
 
     def _sums_of_share(self, x, y):
-        """The sums of the losses and of the right answers, over a replica's share."""
-        x, y = share(x, y)
-        logits, y = self.model(x, training=False), tf.cast(y, tf.int64)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float32))
-        right = tf.argmax(logits, -1) == y
-        return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, right)])
+        """The sums of the losses, of the right answers and of what is no logits, over a share."""
+        x, y = share((x, y))
+        output, y = self.model(x, training=False), tf.cast(y, tf.int64)
+        right = tf.argmax(output, -1) == y
+        found = cross_entropy(y, output), right, probabilities(logits_of(output))
+        return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in found])
 
     def _take_over_the_firsts(self):
         """Broadcast the first replica's values."""

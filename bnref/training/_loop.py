@@ -6,6 +6,7 @@ The weights come from Keras's random state, so a run is repeated by
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +14,9 @@ from tqdm import tqdm
 
 from bnref import workers
 from bnref._checks import whole_number
-from bnref.training._batches import check_data, shuffled_batches
+from bnref.training._batches import check_data, number_of_examples, shuffled_batches
 from bnref.training._checkpoints import BoundCheckpoints, Checkpoints
+from bnref.training._ending import Termination, end
 from bnref.training._errors import check_same_step, explained, total_loss
 from bnref.training._evaluation import Evaluation
 from bnref.training._step import Step
@@ -30,7 +32,7 @@ class Loop:
     _evaluation: Evaluation
 
     def train(
-        self, x: np.ndarray, y: np.ndarray, *, steps: int, batch_size: int, carry: bool = True,
+        self, x: Any, y: Any, *, steps: int, batch_size: int, carry: bool = True,
         seed: int = 0, measure: Callable | None = None, every: int = 10,
         checkpoints: Checkpoints | None = None, nonfinite: str = "raise",
         progress: bool | None = None,
@@ -43,10 +45,11 @@ class Loop:
 
         Parameters
         ----------
-        x : array, shape (N, ...), finite
-            One array that is indexed by arrays of numbers, such as NumPy's; a model of several
-            inputs and a ``tf.data.Dataset`` need a loop of their own around `step`.
-        y : array, shape (N, ...)
+        x : array, shape (N, ...), finite; or a tuple, list or dictionary of such
+            What is indexed by arrays of numbers, such as NumPy's, and memory maps: an example is
+            read, and looked at, when its batch comes. Of several inputs the structure is that which
+            the model takes.
+        y : array, shape (N, ...), or a tuple, list or dictionary of such
             Class numbers for the default loss.
         steps, batch_size : int, ≥ 1
             `batch_size` is that of all replicas together, at most N.
@@ -60,7 +63,10 @@ class Loop:
             worker. The names are the same each time. ``run.evaluate`` is made for it.
         every : int, ≥ 1
         checkpoints : Checkpoints, optional
-            Where the state is kept. A run that finds some there goes on from the last.
+            Where the state is kept. A run that finds some there goes on from the last. At SIGTERM,
+            by which schedulers announce that a machine is taken away, one more is written and the
+            process ends: after the step, or, of several workers, when the next row or checkpoint is
+            due. A program with its own handler of SIGTERM keeps that instead.
         nonfinite : {"raise", "keep"}
             What to do about a loss that is not finite, looked for whenever something is measured or
             written: stop, before a checkpoint is spoilt, or go on and keep it in the history.
@@ -77,14 +83,17 @@ class Loop:
         Raises
         ------
         ValueError
-            An argument out of range, `x` and `y` of different lengths, `x` not finite, checkpoints
-            of another run: before anything is trained.
+            An argument out of range, `x` and `y` of different lengths, checkpoints of another run:
+            before anything is trained. An example of `x` that is not finite: before the step of its
+            batch; names both.
         FloatingPointError
             The loss is not finite; says at which step and replica it was first.
         OSError
             A checkpoint could not be written, or none of those there can be read.
         RuntimeError
             Another worker has stopped.
+        SystemExit
+            With status 143, after SIGTERM and a checkpoint.
         """
         self._check(x, y, steps, batch_size, carry, seed, every, nonfinite)
         kept = None if checkpoints is None else BoundCheckpoints(checkpoints, self)
@@ -100,25 +109,33 @@ class Loop:
             x, y, batch_size=batch_size, seed=seed, carry=carry, start=done
         )  # fmt: skip
         losses = []  # shares of the loss, a step each, since they were last read
-        for step in _bar(done, steps, progress):
-            if 0 < step == done:  # the checkpoint's own step, whose row it holds
-                continue
-            row_due = step % every == 0 or step == steps
-            checkpoint_due = checkpoints is not None and checkpoints.due(step, last=steps)
-            with explained(step, checkpoints):
-                if step:
-                    losses.append(self._step(*next(batches)))
-                if row_due or checkpoint_due:
-                    raises = nonfinite == "raise"
-                    loss = total_loss(self.strategy, losses, step=step, raises=raises)
-                    losses.clear()
-                if row_due:
-                    rows.append({"step": step, "loss": loss, **self._measured(measure, rows)})
-                if kept is not None and checkpoint_due:
-                    self._evaluation.agree()
-                    if workers.task().index == 0:
-                        kept.write(step=step, rows=rows)
+        with Termination(self.strategy, watched=kept is not None) as termination:
+            for step in _bar(done, steps, progress):
+                if 0 < step == done:  # the checkpoint's own step, whose row it holds
+                    continue
+                row_due = step % every == 0 or step == steps
+                checkpoint_due = checkpoints is not None and checkpoints.due(step, last=steps)
+                with explained(step, checkpoints):
+                    if step:
+                        losses.append(self._step(*next(batches)))
+                    ends = step > 0 and termination.agreed(together=row_due or checkpoint_due)
+                    if row_due or checkpoint_due or ends:
+                        raises = nonfinite == "raise"
+                        loss = total_loss(self.strategy, losses, step=step, raises=raises)
+                        losses.clear()
+                    if row_due:
+                        rows.append({"step": step, "loss": loss, **self._measured(measure, rows)})
+                    if checkpoint_due or ends:
+                        self._keep(kept, step, rows)
+                    if ends and kept is not None:
+                        end(step, kept.folder)
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+    def _keep(self, kept, step, rows):
+        """Write a checkpoint of what all replicas agree on; the first worker does."""
+        self._evaluation.agree()
+        if workers.task().index == 0:
+            kept.write(step=step, rows=rows)
 
     def _check(self, x, y, steps, batch_size, carry, seed, every, nonfinite):
         """Refuse arguments out of range, and keep as `settings` what belongs to a checkpoint."""
@@ -126,7 +143,8 @@ class Loop:
         for name, value in {"steps": steps, "batch_size": batch_size, "every": every}.items():
             whole_number(name, value)
         check_data(x, y, batch_size=batch_size)
-        smallest = batch_size if carry else len(x) % batch_size or batch_size
+        size = number_of_examples(x, y)
+        smallest = batch_size if carry else size % batch_size or batch_size
         if self.accumulate > smallest:
             raise ValueError(
                 f"accumulate must be at most {smallest}, the smallest batch; "
@@ -139,7 +157,7 @@ class Loop:
             "batch_size": int(batch_size),
             "accumulate": int(self.accumulate),
             "carry": bool(carry),
-            "number of examples": len(x),
+            "number of examples": size,
         }
 
     def _measured(self, measure, rows):

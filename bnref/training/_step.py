@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from bnref._checks import whole_number
 from bnref.training._batches import part, share
+from bnref.training._losses import cross_entropy
 
 
 class Step:
@@ -14,7 +15,7 @@ class Step:
     """
 
     def __init__(self, model, optimizer, loss, *, accumulate, jit_compile):
-        self.model, self.optimizer, self.loss = model, optimizer, loss or _cross_entropy
+        self.model, self.optimizer, self.loss = model, optimizer, loss or cross_entropy
         self.strategy, self.accumulate = model.distribute_strategy, accumulate
         self.replicas = self.strategy.num_replicas_in_sync
         whole_number("accumulate", accumulate)
@@ -37,10 +38,10 @@ class Step:
         return self.strategy.run(self._on_replica, (x, y))
 
     def _on_replica(self, x, y):
-        loss, gradients, examples = 0.0, [], tf.cast(tf.shape(x)[0], tf.float32)
+        loss, gradients, examples = 0.0, [], _number_of_examples(x)
         weights = self.model.trainable_variables
         for number in range(self.accumulate):
-            own_x, own_y = share(*part((x, y), number, of=self.accumulate))
+            own_x, own_y = share(part((x, y), number, of=self.accumulate))
             with tf.GradientTape() as tape:
                 own = self._share_of_loss(own_x, own_y, examples) + self._share_of_penalty()
                 scaled = self.optimizer.scale_loss(own)
@@ -62,7 +63,7 @@ class Step:
                 "loss must give one number an example, because the replicas' shares can differ in "
                 "size; received one number for all: make it with reduction=None"
             )
-        return losses * tf.cast(tf.shape(x)[0], losses.dtype) / examples
+        return losses * _number_of_examples(x) / examples
 
     def _share_of_penalty(self):
         """The replica's 1/R of the model's own losses, so that together they count once."""
@@ -87,8 +88,8 @@ class Step:
             )
 
 
-def _cross_entropy(y, logits):
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int64), logits)
+def _number_of_examples(x):
+    return tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], tf.float32)
 
 
 def _sum(*gradients):
