@@ -38,19 +38,24 @@ def shuffled_batches(
     ValueError
         Numbers of `x` are not finite; names the batch, counted from 1, and the first such example.
     """
-    size = len(tf.nest.flatten(x)[0])
-    orders = enumerate(_orders(size, batch_size=batch_size, seed=seed, carry=carry), start=1)
-    orders = itertools.islice(orders, start, None)
+    return drawn((x, y), batch_size=batch_size, seed=seed, carry=carry, start=start)
+
+
+def drawn(data, *, batch_size, seed, carry=True, start=0):
+    """As `shuffled_batches`, of ``data``: (x, y) or (x, y, weights)."""
+    size = len(tf.nest.flatten(data)[0])
+    orders = _orders(size, batch_size=batch_size, seed=seed, carry=carry)
+    numbered = itertools.islice(enumerate(orders, start=1), start, None)
 
     def draw(number, chosen):
-        own_x, own_y = tf.nest.map_structure(lambda each: each[chosen], (x, y))
-        check_finite(own_x, batch=number, examples=chosen)
-        return in_host_memory((own_x, own_y))
+        own = tf.nest.map_structure(lambda each: each[chosen], data)
+        check_finite(own[0], batch=number, examples=chosen)
+        return in_host_memory(own)
 
     with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(draw, *next(orders))
+        coming = ahead.submit(draw, *next(numbered))
         while True:
-            batch, coming = coming.result(), ahead.submit(draw, *next(orders))
+            batch, coming = coming.result(), ahead.submit(draw, *next(numbered))
             yield batch
 
 
@@ -95,7 +100,12 @@ def part(batch, number, *, of):
         return tf.nest.map_structure(lambda array: array[start:end], batch)
 
 
-def check_data(x, y, *, batch_size):
+def number_of(batch):
+    """The number of examples of a batch in a graph, as float32."""
+    return tf.cast(tf.shape(tf.nest.flatten(batch)[0])[0], tf.float32)
+
+
+def check_data(x, y, sample_weight=None, *, batch_size):
     """Refuse arrays that cannot be trained on.
 
     Raises
@@ -103,7 +113,8 @@ def check_data(x, y, *, batch_size):
     ValueError
         Names the argument, and says what came.
     """
-    for name, arrays in (("x", x), ("y", y)):
+    given = {"x": x, "y": y} | ({} if sample_weight is None else {"sample_weight": sample_weight})
+    for name, arrays in given.items():
         leaves = tf.nest.flatten(arrays)
         for each in leaves or [arrays]:
             if not len(getattr(each, "shape", ())) or tf.is_tensor(each):
@@ -111,20 +122,23 @@ def check_data(x, y, *, batch_size):
                     f"{name} must be one array, or arrays in a tuple, list or dictionary, of an "
                     f"example or more; received {type(each).__name__}"
                 )
-    size = number_of_examples(x, y)
+    size = number_of_examples(x, y, sample_weight)
     if not size:
         raise ValueError("x must hold at least one example; received none")
     if batch_size > size:
         raise ValueError(f"batch_size must be at most {size}; received {batch_size}")
 
 
-def number_of_examples(x, y):
-    """How many there are; inputs and targets of different numbers are refused."""
-    sizes = [len(each) for each in tf.nest.flatten((x, y))]
+def number_of_examples(x, y, sample_weight=None):
+    """How many there are; arrays of different numbers of examples are refused."""
+    data = (x, y) if sample_weight is None else (x, y, sample_weight)
+    sizes = [len(each) for each in tf.nest.flatten(data)]
     if len(set(sizes)) > 1:
         *others, last = sizes
-        said = f"{', '.join(map(str, others))} and {last}"
-        raise ValueError(f"x and y must be equally long; received {said}")
+        names = "x and y" if sample_weight is None else "x, y and sample_weight"
+        raise ValueError(
+            f"{names} must be equally long; received {', '.join(map(str, others))} and {last}"
+        )
     return sizes[0]
 
 

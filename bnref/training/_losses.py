@@ -13,6 +13,18 @@ def cross_entropy(y, output):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int64), logits)
 
 
+def weighted(losses, weights):
+    """The losses times the weights, shape (N,) or one for each axis of the losses; or no weights.
+
+    A weight of (N,) counts for all positions of its example.
+    """
+    if weights is None:
+        return losses
+    weights = tf.cast(weights, losses.dtype)
+    axes = losses.shape.rank - weights.shape.rank
+    return losses * tf.reshape(weights, tf.concat([tf.shape(weights), [1] * axes], 0))
+
+
 def logits_of(output):
     """The logits: what softmax was given if the output is a softmax's, else the output itself.
 
