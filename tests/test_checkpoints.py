@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -205,6 +206,57 @@ def test_a_file_is_no_folder(tmp_path):
     with pytest.raises(ValueError, match="folder must be a folder, or not exist yet; .*file is a"):
         Checkpoints(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+# SIGTERM, by which a scheduler says that the machine is taken away.
+
+
+def sends(step, number=signal.SIGTERM):
+    """A measure that sends this process a signal after a step."""
+
+    def measure(run):
+        if int(run.optimizer.iterations) == step:
+            os.kill(os.getpid(), number)
+        return {}
+
+    return measure
+
+
+@pytest.mark.parametrize("step", [0, 8])
+def test_sigterm_ends_a_run_after_a_checkpoint_from_which_it_goes_on(
+    tmp_path, undisturbed, capsys, step
+):
+    checkpoints = Checkpoints(tmp_path, every=50)
+    with pytest.raises(SystemExit) as ended:
+        learned(checkpoints, steps=20, measure=sends(step))
+    assert ended.value.code == 143 and checkpoints.steps() == [step + 1]
+    said = f"SIGTERM was received: the checkpoint of step {step + 1} is in {tmp_path}, and training"
+    assert said in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert_same_run(undisturbed, learned(checkpoints, steps=20))
+
+
+def test_sigterm_after_the_last_step_loses_nothing(tmp_path, undisturbed):
+    checkpoints = Checkpoints(tmp_path, every=50)
+    with pytest.raises(SystemExit):
+        learned(checkpoints, steps=20, measure=sends(19), every=1)
+    assert checkpoints.steps() == [20]
+
+
+def test_a_program_with_a_handler_of_its_own_keeps_it(tmp_path):
+    received = []
+    signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+    try:
+        history, _ = learned(Checkpoints(tmp_path), steps=4, measure=sends(2))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert received == [1] and history["step"][-1] == 4
+
+
+def test_without_checkpoints_sigterm_is_left_alone():
+    handlers = []
+    learned(None, steps=2, measure=lambda run: handlers.append(signal.getsignal(15)) or {})
+    assert handlers == [signal.SIG_DFL] * 2
 
 
 FULL = """

@@ -65,6 +65,28 @@ def undisturbed(tmp_path_factory):
     return pickle.loads(file.read_bytes())
 
 
+def assert_goes_on_as_if_undisturbed(capfd, folder, undisturbed):
+    file = folder.with_name("result")
+    error, _ = together(capfd, folder, "none", str(file))
+    assert error is None
+    history, weights = pickle.loads(file.read_bytes())
+    for name, values in undisturbed[0].items():
+        np.testing.assert_array_equal(history[name], values, err_msg=name)
+    for one, other in zip(weights, undisturbed[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_when_one_worker_is_told_to_end_all_do_after_one_checkpoint(
+    capfd, folder, undisturbed, told
+):
+    """After step 15, between the checkpoints of the steps 12 and 18."""
+    error, said = together(capfd, folder, f"ends {told}")
+    assert sorted(error.split("; ")) == [f"worker {i} ended with status 143" for i in range(2)]
+    assert said.count("SIGTERM was received: the checkpoint of step 18 is in") == 2
+    assert_goes_on_as_if_undisturbed(capfd, folder, undisturbed)
+
+
 @pytest.mark.parametrize("lost", [0, 1])
 def test_when_a_worker_is_killed_the_other_says_so_and_a_restart_ends_as_if_nothing_had_been(
     capfd, folder, undisturbed, lost
@@ -76,14 +98,7 @@ def test_when_a_worker_is_killed_the_other_says_so_and_a_restart_ends_as_if_noth
     assert "another worker has stopped or cannot be reached. Start all again with the" in said
     assert "it goes on from step 12" in said
 
-    file = folder.with_name("result")
-    error, _ = together(capfd, folder, "none", str(file))
-    assert error is None
-    history, weights = pickle.loads(file.read_bytes())
-    for name, values in undisturbed[0].items():
-        np.testing.assert_array_equal(history[name], values, err_msg=name)
-    for one, other in zip(weights, undisturbed[1], strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_goes_on_as_if_undisturbed(capfd, folder, undisturbed)
 
 
 @pytest.mark.parametrize("silent", [0, 1])

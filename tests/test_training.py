@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import batch_of
 
 from bnref import BatchNorm
 from bnref.training import Run, evaluate, shuffled_batches, train
@@ -219,8 +220,6 @@ def too_few_labels(x, y):
         ),
         ({"batch_size": 91}, None, "batch_size must be at most 90; received 91"),
         ({}, too_few_labels, "x and y must be equally long; received 90 and 89"),
-        ({}, not_finite(np.nan), "x must be finite; received 1 values that are not"),
-        ({}, not_finite(-np.inf), "x must be finite; received 1 values that are not"),
     ],
 )
 def test_bad_arguments_are_refused_by_name_before_anything_is_trained(
@@ -456,11 +455,11 @@ def test_a_seed_that_is_none_is_refused(separable, seed):
         train(small_model(), *separable, steps=2, batch_size=16, seed=seed)
 
 
-@pytest.mark.parametrize("wrap", [lambda x: {"a": x}, list, lambda x: [x], tf.constant])
-def test_inputs_that_are_not_one_array_are_refused_by_name(separable, wrap):
+@pytest.mark.parametrize("wrap", [lambda x: x.tolist(), lambda x: {}, tf.constant, tuple])
+def test_what_is_no_array_with_examples_is_refused_by_name(separable, wrap):
     x, y = separable
-    for arguments in ((wrap(x), y), (x, wrap(y))):
-        with pytest.raises(ValueError, match="[xy] must be one array.*; received"):
+    for arguments in ((wrap(x.ravel()), y), (x, wrap(y))):
+        with pytest.raises(ValueError, match="[xy] must be one array, or arrays in.*; received"):
             train(small_model(), *arguments, steps=2, batch_size=16)
 
 
@@ -484,3 +483,173 @@ def test_what_is_measured_has_the_same_names_each_time(separable):
             small_model(), *separable, steps=2, batch_size=16, every=1,
             measure=lambda run: {next(names): np.float32(1)},
         )  # fmt: skip
+
+
+# Several inputs.
+
+
+def two_inputs():
+    keras.utils.set_random_seed(0)
+    one, other = keras.Input((3,), name="one"), keras.Input((1,), name="other")
+    merged = keras.layers.Concatenate()([one, other])
+    return keras.Model({"one": one, "other": other}, keras.layers.Dense(3)(merged))
+
+
+def joined():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_model_of_several_inputs_trains_as_one_that_is_given_them_joined(separable, accumulate):
+    x, y = separable
+    apart, runs = {"one": x[:, :3], "other": x[:, 3:]}, []
+    for model, given in ((two_inputs(), apart), (joined(), x)):
+        run = Run(model, keras.optimizers.SGD(0.01), accumulate=accumulate)
+        first = float(run.step(tf.nest.map_structure(lambda each: each[:8], given), y[:8]))
+        history = run.train(given, y, steps=5, batch_size=16, every=1)
+        runs.append([first, *history["loss"][1:], *run.evaluate(given, y, batch_size=20)])
+    np.testing.assert_allclose(*runs, rtol=1e-5)
+    assert len(set(runs[0])) == 8
+
+
+def test_inputs_and_targets_of_several_arrays_are_drawn_together():
+    x = ({"a": np.arange(10)}, [10 * np.arange(10)])
+    batches = shuffled_batches(x, np.arange(10), batch_size=4, seed=0)
+    (first, (second,)), y = next(batches)
+    np.testing.assert_array_equal(first["a"], y)
+    np.testing.assert_array_equal(second, 10 * y)
+    assert len(set(np.array(y))) == 4
+
+
+def test_inputs_of_different_lengths_are_refused(separable):
+    x, y = separable
+    with pytest.raises(ValueError, match="x and y must be equally long; received 90, 80 and 90"):
+        train(two_inputs(), {"one": x[:, :3], "other": x[:80, 3:]}, y, steps=1, batch_size=9)
+
+
+# A model that ends in softmax.
+
+
+class Subclassed(keras.Model):
+    def __init__(self, activation):
+        super().__init__()
+        self.dense, self.activation = keras.layers.Dense(3), activation
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.activation(self.dense(x))
+
+
+def ending_in(end):
+    """A linear model with the same weights each time."""
+    dense = keras.layers.Dense
+    make = {
+        "logits": lambda: keras.Sequential([dense(3)]),
+        "sigmoid": lambda: keras.Sequential([dense(3, "sigmoid")]),
+        "activation": lambda: keras.Sequential([dense(3, "softmax")]),
+        "layer": lambda: keras.Sequential([dense(3), keras.layers.Softmax()]),
+        "nested": lambda: keras.Sequential([keras.Sequential([dense(3, "softmax")])]),
+        "subclassed": lambda: Subclassed(keras.activations.softmax),
+        "TensorFlow's": lambda: Subclassed(tf.nn.softmax),
+    }
+    model = make[end]()
+    model.build((None, 4))
+    model.set_weights([batch_of((4, 3)) / 10, np.float32([0.1, -0.2, 0])])
+    return model
+
+
+@pytest.mark.parametrize("end", ["activation", "layer", "nested", "subclassed"])
+def test_a_model_that_ends_in_softmax_trains_and_is_evaluated_as_its_logits(separable, end):
+    x, y = separable
+    runs = []
+    for model in (ending_in("logits"), ending_in(end)):
+        history = train(
+            model, 100 * x, y, steps=20, batch_size=30, optimizer=keras.optimizers.SGD(0.01),
+            every=1, measure=lambda run: dict(zip("la", run.evaluate(100 * x, y), strict=True)),
+        )  # fmt: skip
+        runs.append([*history["loss"][1:], *history["l"], *history["a"], *model.get_weights()[1]])
+    np.testing.assert_allclose(*runs, rtol=1e-4, atol=1e-5)
+    assert max(runs[0]) > 100, "where the probabilities have long been rounded to 0"
+
+
+def test_a_perfect_classifier_that_ends_in_softmax_has_the_loss_0(separable):
+    x, y = 1e3 * np.eye(3, dtype="float32")[separable[1]], separable[1]
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+    assert evaluate(model, x, y) == (0, 1)
+
+
+def test_a_softmax_that_is_not_keras_own_is_taken_in_training_and_refused_in_evaluation(separable):
+    """Without a graph its logits cannot be had."""
+    x, y = separable
+    runs = [train(ending_in(end), x, y, steps=3, batch_size=30, every=1)["loss"]
+            for end in ("logits", "TensorFlow's")]  # fmt: skip
+    np.testing.assert_allclose(*runs, rtol=1e-5)
+    with pytest.raises(ValueError, match="model must give logits, or end in a softmax of Keras's"):
+        evaluate(ending_in("TensorFlow's"), x, y)
+
+
+def test_a_sigmoid_is_no_softmax(separable):
+    x, y = separable
+    model = ending_in("sigmoid")
+    output = np.float64(model(x))
+    losses = np.log(np.exp(output).sum(-1)) - output[np.arange(90), y]
+    assert evaluate(model, x, y)[0] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+# Examples that are not finite, looked at when they come.
+
+
+class Decoded:
+    """Examples that are read when they are asked for, such as a memory map's."""
+
+    def __init__(self, x):
+        self.x, self.shape, self.read = x, x.shape, []
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, chosen):
+        found = self.x[chosen]
+        self.read.append(len(found))
+        return found
+
+
+def test_no_more_examples_are_read_than_are_trained_on(separable):
+    x, y = Decoded(separable[0]), separable[1]
+    train(small_model(), x, y, steps=2, batch_size=8)
+    assert set(x.read) == {8} and len(x.read) <= 4, "two batches, and what is drawn ahead"
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_example_that_is_not_finite_is_named_with_its_batch_before_its_step(separable, value):
+    model, (x, y) = small_model(), separable
+    batches = shuffled_batches(np.arange(90), y, batch_size=16, seed=0)
+    third = int([next(batches)[0] for _ in range(3)][2][5])
+    x[third, 1] = value
+    said = f"x must be finite; received 1 values that are not, in batch 3, first in example {third}"
+    measured = []
+    with pytest.raises(ValueError, match=re.escape(said)):
+        train(
+            model, x, y, steps=5, batch_size=16, every=1,
+            measure=lambda run: measured.append(weights(run.model)) or {},
+        )  # fmt: skip
+    assert len(measured) == 3, "before the first step, and after the first two"
+    for actual, expected in zip(weights(model), measured[-1], strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_an_evaluation_names_the_batch_that_is_not_finite(separable):
+    x, y = separable
+    x[70] = np.nan
+    said = "x must be finite; received 4 values that are not, in batch 3, first in example 70 "
+    with pytest.raises(ValueError, match=re.escape(said)):
+        evaluate(small_model(), x, y, batch_size=30)
+
+
+def test_numbers_without_a_point_are_not_looked_at(separable):
+    x, y = separable
+    history = train(small_model(), x.astype("int32"), y, steps=1, batch_size=90)
+    assert np.isfinite(history["loss"][1])

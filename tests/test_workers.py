@@ -66,6 +66,7 @@ def test_a_chief_is_the_first_worker(told):
         (cluster(3), r"its task \('worker', 3\) is not one of"),
         (cluster(-1), r"its task \('worker', -1\) is not one of"),
         (cluster(0, ["host-a", "host-b:1"]), "the address 'host-a' is not host:port"),
+        (cluster(0, ["a:1", "b:1", "a:1"]), "two tasks have the address 'a:1'; each needs its own"),
         (cluster(0, job="chief"), r"its task \('chief', 0\) is not one of"),
         ({"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}, "its cluster has the job 'ps'; accepted"),
     ],
@@ -173,14 +174,20 @@ def test_a_port_that_is_taken_is_named(meet, taken):
 
 
 SCRIPT = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
 config, (folder, *rest) = json.loads(os.environ["TF_CONFIG"]), sys.argv[1:]
 index = config["task"]["index"]
 told = {"arguments": rest, "pid": os.getpid(), "addresses": config["cluster"]["worker"]}
 pathlib.Path(folder, str(index)).write_text(json.dumps({**told, "extra": os.environ.get("EXTRA")}))
+if rest == ["saves"]:
+    def save(*_):
+        pathlib.Path(folder, f"saved-{index}").touch()
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, save)
+    pathlib.Path(folder, f"ready-{index}").touch()
 if rest == ["fails", str(index)]:
     sys.exit(3)
-if rest[:1] in (["fails"], ["stays"]):
+if rest[:1] in (["fails"], ["stays"], ["saves"]):
     time.sleep(600)
 """
 
@@ -317,16 +324,46 @@ def test_a_command_that_cannot_be_run_says_what_is_accepted(words, said, capsys)
     assert said in capsys.readouterr().err
 
 
-def test_ended_from_outside_the_command_ends_its_workers(script, tmp_path):
-    words = [sys.executable, "-m", "bnref.workers", "2", script, tmp_path, "stays"]
-    files, ends = [tmp_path / "0", tmp_path / "1"], time.monotonic() + LIMIT
-    with subprocess.Popen(words) as one:
+@pytest.mark.parametrize(
+    "hosts, addresses",
+    [
+        ("a:1,a:1,b:1,a:1", ["a:1", "a:2", "b:1", "a:3"]),
+        ("a:1,a:1,a:2", ["a:1", "a:2", "a:3"]),
+        ("a:7,b:7", ["a:7", "b:7"]),
+    ],
+)
+def test_tasks_on_one_host_get_ports_of_their_own(script, tmp_path, hosts, addresses):
+    index = len(addresses) - 1
+    assert command("--hosts", hosts, "--index", index, script, tmp_path) == 0
+    assert said_by(tmp_path, index)["addresses"] == addresses
+
+
+def ended(words, files):
+    """The status of a command that is told to end once all files are there."""
+    ends = time.monotonic() + LIMIT
+    with subprocess.Popen([sys.executable, "-m", "bnref.workers", *words]) as one:
         try:
-            while not all(file.exists() and file.read_text() for file in files):
+            while not all(file.exists() for file in files):
                 assert one.poll() is None
                 assert time.monotonic() < ends, "the workers have not begun"
             one.send_signal(signal.SIGTERM)
-            assert one.wait(LIMIT) == 128 + signal.SIGTERM
-            assert not any(running(said_by(tmp_path, i)["pid"]) for i in range(2))
+            return one.wait(LIMIT)
         finally:
             one.kill()
+
+
+def test_ended_from_outside_the_command_ends_its_workers(script, tmp_path):
+    files = [tmp_path / "0", tmp_path / "1"]
+    assert ended(["2", script, tmp_path, "stays"], files) == 128 + signal.SIGTERM
+    assert not any(running(said_by(tmp_path, i)["pid"]) for i in range(2))
+
+
+@pytest.mark.parametrize("words, count", [(["2"], 2), (["--hosts", "a:1,b:1", "--index", "0"], 1)])
+def test_what_ends_the_command_is_passed_on_so_that_workers_can_save(
+    script, tmp_path, words, count
+):
+    ready = [tmp_path / f"ready-{index}" for index in range(count)]
+    assert ended([*words, script, tmp_path, "saves"], ready) == 128 + signal.SIGTERM
+    for index in range(count):
+        assert (tmp_path / f"saved-{index}").exists()
+        assert not running(said_by(tmp_path, index)["pid"])

@@ -1,7 +1,8 @@
 """One of several workers, with a fault: ``python worker.py FOLDER FAULT [FILE]``.
 
 FAULT is "none", "dies 1" (the worker of that number kills itself in the middle of an epoch),
-"stops 1" (it falls silent there, and its connections stay open), "nan" (the second replica's loss
+"stops 1" (it falls silent there, and its connections stay open), "ends 1" (it is told to end there,
+by SIGTERM), "nan" (the second replica's loss
 is NaN from step 8 on) or "late" (it waits but 3 seconds for the others).
 The first worker writes its history and weights to FILE.
 """
@@ -28,7 +29,8 @@ Y = np.int64(X[:, 0] * X[:, 4] > 0)
 def measure(run):
     """Called at every fifth step: the fourth time is at step 15."""
     measure.calls += 1
-    fault = {f"dies {SELF}": signal.SIGKILL, f"stops {SELF}": signal.SIGSTOP}.get(FAULT)
+    faults = {"dies": signal.SIGKILL, "stops": signal.SIGSTOP, "ends": signal.SIGTERM}
+    fault = {f"{name} {SELF}": number for name, number in faults.items()}.get(FAULT)
     if fault and measure.calls == 4:
         os.kill(os.getpid(), fault)
     return dict(zip(("test_loss", "accuracy"), run.evaluate(X, Y), strict=True))

@@ -1,5 +1,6 @@
 """What a replica knows of the others: whether there are any, and their values."""
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -31,3 +32,12 @@ def gathered(value):
     rows_of_others = [[index, number - 1 - index], *[[0, 0]] * value.shape.rank]
     rows = tf.ensure_shape(tf.pad(value[None], rows_of_others), (number, *value.shape))
     return replica.all_reduce("sum", rows)
+
+
+def of_all(strategy, function, *given):
+    """Run a function on each replica, of all workers, and return the R results as an array.
+
+    Called on every worker, outside of replicas; ``given`` may be values of this worker's own.
+    """
+    everywhere = tf.function(lambda: strategy.run(lambda *own: gathered(function(*own)), given))
+    return np.array(strategy.experimental_local_results(everywhere())[0])

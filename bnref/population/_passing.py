@@ -125,7 +125,7 @@ def _strategy_of_this_process(model):
     strategy = getattr(model, "distribute_strategy", None)
     if strategy is None or strategy.num_replicas_in_sync == 1:
         return None
-    # Several workers: each passes all batches by itself, and all come to the same result.
+    # Several workers: each passes its batches by itself, and what they saw is put together later.
     return None if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else strategy
 
 

@@ -1,6 +1,7 @@
 """Precise BN: the population of the present weights, from fresh batches."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterable
 
 import keras
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from bnref.population._checking import check
 from bnref.population._estimators import corrected, pooled
+from bnref.population._over_workers import moments_of_workers, strategy_of_workers
 from bnref.population._passing import Passes
 
 ESTIMATORS = {"pooled": pooled, "corrected": corrected}
@@ -49,48 +51,58 @@ def recompute(
     Raises
     ------
     ValueError
-        Unknown `variance`, no batch, no norm to replace, moments that are not finite, or a norm
-        that keeps its population though its variance is negative or not finite.
+        Unknown `variance`, no batch (on any worker), no norm to replace, moments that are not
+        finite, or a norm that keeps its population though its variance is negative or not finite.
 
     Notes
     -----
     Wu & Johnson 2021, arXiv 2105.07576, section 3. In the scope of a strategy of several replicas
     in one process each replica passes batches of its own, all the same result as one device's;
-    where a norm is synchronized, each passes its part of every batch instead. A progress bar is
+    where a norm is synchronized, each passes its part of every batch instead. Of several workers
+    every one must call it; each passes its own batches, and all get the population of the batches
+    of all together: each may be given its own share of the data, or all the same. A progress bar is
     shown where a person watches. The random state moves as it does in any pass with dropout.
     """
     if variance not in ESTIMATORS:
         raise ValueError(f"variance must be one of {sorted(ESTIMATORS)}; received {variance!r}")
     collected = _collect(model, batches, dropout)
-    check(model, without=[norm.layer for norm in collected])
-    estimates = {}
-    for norm, rows in collected.items():
-        counts, means, variances = map(np.array, zip(*rows, strict=True))
+    check(model, without=[norm.layer for norm, _ in collected])
+    estimates = []
+    for norm, moments in collected:
         with np.errstate(invalid="ignore"):  # a domain that is in no batch gives 0/0
-            estimate = ESTIMATORS[variance](counts, means, variances)
+            estimate = ESTIMATORS[variance](*moments)
         if not np.isfinite(estimate).all():
             check(model)  # if a norm's own population is the cause, this names it
             raise ValueError(f"batches gave moments that are not finite in layer {norm.path!r}")
-        estimates[norm] = estimate
-    for norm, (mean, var) in estimates.items():
+        estimates.append((norm, *estimate))
+    for norm, mean, var in estimates:
         norm.assign(mean, var)
     return len(estimates)
 
 
 def _collect(model, batches, dropout):
-    """Pass the batches through the model; (count, mean, variance) of each, for each norm."""
-    passes = Passes(model, dropout=dropout)
-    rows = {}
+    """Pass the batches through the model; each norm with (counts, means, variances) of its own."""
+    passes, workers = Passes(model, dropout=dropout), strategy_of_workers(model)
+    rows, number = defaultdict(list), 0
     batches = tqdm(batches, "recomputing", unit="batch", disable=not sys.stderr.isatty())
-    number = 0
     for number, seen in enumerate(passes.over(batches), start=1):  # noqa: B007
         for norm, moments in seen:
-            _keep(rows.setdefault(norm, []), *moments)
-    if not number:
+            _keep(rows[norm], *moments)
+    collected = [_columns(rows[norm]) for norm in passes.norms]
+    if workers is not None:
+        collected = moments_of_workers(workers, collected)
+    elif not number:
         raise ValueError("batches must hold at least one batch; received none")
-    if not rows:
+    found = zip(passes.norms, collected, strict=True)
+    found = [(norm, moments) for norm, moments in found if len(moments[0])]
+    if not found:
         raise ValueError("model must have a batch norm that updates its population; found none")
-    return rows
+    return found
+
+
+def _columns(rows):
+    """Counts, means and variances of some batches, an array each; empty ones of no batch."""
+    return tuple(map(np.array, zip(*rows, strict=True))) or (np.zeros(0),) * 3
 
 
 def _keep(kept, named, counts, means, variances):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import workers
-from bnref.functional._replicas import gathered
+from bnref.functional._replicas import of_all
 
 # TensorFlow's errors on a worker when another has stopped; which one depends on who notices.
 _LOST = (
@@ -54,18 +54,12 @@ def check_same_step(strategy, step, checkpoints):
     """
     if len(workers.task().addresses) == 1 or checkpoints is None:
         return
-    steps = _of_all(strategy, lambda: tf.constant(float(step))).astype(int)
+    steps = of_all(strategy, lambda: tf.constant(float(step))).astype(int)
     if np.ptp(steps):
         raise ValueError(
             f"checkpoints must be in a folder that all workers see; {checkpoints.folder} has "
             f"the last step {', '.join(map(str, steps))} on the replicas 0 to {len(steps) - 1}"
         )
-
-
-def _of_all(strategy, function, *given):
-    """Run a function on each replica, of all workers, and return the R results as an array."""
-    everywhere = tf.function(lambda: strategy.run(lambda *own: gathered(function(*own)), given))
-    return np.array(strategy.experimental_local_results(everywhere())[0])
 
 
 def total_loss(strategy, losses, *, step, raises):
@@ -91,7 +85,7 @@ def total_loss(strategy, losses, *, step, raises):
     values = [float(strategy.reduce("sum", shares, axis=None)) for shares in losses]
     first = int(np.argmin(np.isfinite(values)))
     value, number, shares = values[first], step - len(losses) + 1 + first, losses[first]
-    spoilt = _of_all(strategy, lambda share: tf.cast(~tf.math.is_finite(share), tf.float32), shares)
+    spoilt = of_all(strategy, lambda share: tf.cast(~tf.math.is_finite(share), tf.float32), shares)
     names = " and ".join(f"{i}" for i, each in enumerate(spoilt) if each)
     raise FloatingPointError(
         f"the loss is {value} at step {number}, on replica {names} of {len(spoilt)} (from 0); the "

@@ -8,7 +8,10 @@ import tensorflow as tf
 from bnref import population
 from bnref._checks import whole_number
 from bnref.functional._replicas import gathered
-from bnref.training._batches import check_data, share
+from bnref.training._batches import check_data, check_finite, in_host_memory, share
+from bnref.training._losses import cross_entropy, logits_of, probabilities, weighted
+from bnref.training._pipelines import Pipeline
+from bnref.training._sources import is_pipeline, refuse_beside_a_pipeline
 
 
 class Evaluation:
@@ -17,32 +20,59 @@ class Evaluation:
     Parameters
     ----------
     model : keras.Model
-        From inputs to logits.
+        From inputs to logits, or to what softmax makes of them.
     """
 
     def __init__(self, model):
         self.model, self.strategy = model, model.distribute_strategy
         self.several = self.strategy.num_replicas_in_sync > 1
-        self._sums = self._sums_of_share
+        self._of_whole, self._of_shares = self._sums_of_part, self._sums
         if self.several:
-            self._sums = tf.function(self._sums_of_shares, reduce_retracing=True)
+            self._of_whole = self._everywhere(self._sums_of_part)
+            self._of_shares = self._everywhere(self._sums)
             self._agree = tf.function(lambda: self.strategy.run(self._take_over_the_firsts))
 
-    def __call__(self, x, y, *, batch_size):
+    def _everywhere(self, function):
+        """The function, compiled, on each replica."""
+        return tf.function(
+            lambda batch: self.strategy.run(function, (batch,)), reduce_retracing=True
+        )
+
+    def __call__(self, x, y=None, sample_weight=None, *, batch_size=None):
         """Mean loss and accuracy; described at `bnref.training.Run.evaluate`."""
-        whole_number("batch_size", batch_size)
-        check_data(x, y, batch_size=1)
+        if is_pipeline(x):
+            refuse_beside_a_pipeline(y=y, sample_weight=sample_weight, batch_size=batch_size)
+            sums = self._of_pipeline(Pipeline(x, self.model))
+        else:
+            batch_size = 500 if batch_size is None else whole_number("batch_size", batch_size)
+            check_data(x, y, sample_weight, batch_size=1)
+            data = (x, y) if sample_weight is None else (x, y, sample_weight)
+            sums = self._of_arrays(data, batch_size)
         self.agree()
         population.check(self.model)
-        totals = np.zeros(2)
-        # Batches of nearly equal sizes: a small last one could leave replicas without an example.
-        ends = np.linspace(0, len(x), -(-len(x) // batch_size) + 1).astype(int)
-        for start, end in itertools.pairwise(ends):
-            with tf.device("CPU:0"):
-                batch = [tf.convert_to_tensor(each[start:end]) for each in (x, y)]
-            totals += self.strategy.reduce("sum", self._sums(*batch), axis=None)
-        loss, accuracy = totals / np.size(y)
-        return float(loss), float(accuracy)
+        loss, right, probable, predictions, weight = np.sum(list(sums), 0)
+        if probable == predictions:
+            raise ValueError(
+                "model must give logits, or end in a softmax of Keras's; received outputs that are "
+                "all 0 or more and have the sum 1: leave the softmax out, as the loss has it"
+            )
+        if not weight > 0:
+            raise ValueError(f"sample_weight must have a sum above 0; received the sum {weight}")
+        return float(loss / weight), float(right / weight)
+
+    def _of_arrays(self, data, batch_size):
+        """Yield the sums over each batch, of nearly equal sizes: none leaves a replica without."""
+        size = len(data[1])
+        ends = np.linspace(0, size, -(-size // batch_size) + 1).astype(int)
+        for number, (start, end) in enumerate(itertools.pairwise(ends), start=1):
+            own = tf.nest.map_structure(lambda each, a=start, b=end: each[a:b], data)
+            check_finite(own[0], batch=number, examples=range(start, end))
+            yield self.strategy.reduce("sum", self._of_whole(in_host_memory(own)), axis=None)
+
+    def _of_pipeline(self, pipeline):
+        """Yield the sums over each batch of a pipeline, as it comes."""
+        for (batch,) in pipeline.batches(once=True):
+            yield self.strategy.reduce("sum", self._of_shares(batch), axis=None)
 
     def agree(self):
         """Give every replica the first replica's population, and what else is not trained.
@@ -54,16 +84,22 @@ class Evaluation:
         if self.several and self.model.non_trainable_variables:
             self._agree()
 
-    def _sums_of_shares(self, x, y):
-        return self.strategy.run(self._sums_of_share, (x, y))
+    def _sums_of_part(self, batch):
+        return self._sums(share(batch))
 
-    def _sums_of_share(self, x, y):
-        """The sums of the losses and of the right answers, over a replica's share."""
-        x, y = share(x, y)
-        logits, y = self.model(x, training=False), tf.cast(y, tf.int64)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float32))
-        right = tf.argmax(logits, -1) == y
-        return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, right)])
+    def _sums(self, batch):
+        """Sums over a replica's share: losses and right answers, each weighted, and counts.
+
+        The counts are of outputs that are probabilities, of predictions, and of their weights.
+        """
+        x, y, *weights = batch
+        output, y = self.model(x, training=False), tf.cast(y, tf.int64)
+        counts = weighted(tf.ones_like(y, tf.float64), *(weights or [None]))
+        right = tf.cast(tf.argmax(output, -1) == y, tf.float64)
+        losses = tf.cast(cross_entropy(y, output), tf.float64)
+        probable = tf.cast(probabilities(logits_of(output)), tf.float64)
+        found = losses * counts, right * counts, probable, tf.ones_like(right), counts
+        return tf.stack([tf.reduce_sum(each) for each in found])
 
     def _take_over_the_firsts(self):
         """Broadcast the first replica's values."""

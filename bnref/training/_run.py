@@ -1,20 +1,20 @@
 """A run of training: what belongs together from the first step to the last evaluation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from bnref.functional._inputs import TensorLike
-from bnref.training._batches import check_equally_long
+from bnref.training._batches import number_of_examples
 from bnref.training._evaluation import Evaluation
 from bnref.training._loop import Loop
 from bnref.training._step import Step
 
 
 def train(
-    model: keras.Model, x: np.ndarray, y: np.ndarray, *,
+    model: keras.Model, x: Any, y: Any = None, *,
     optimizer: keras.optimizers.Optimizer | None = None, loss: Callable | None = None,
     accumulate: int = 1, jit_compile: bool = False, **options,
 ) -> dict[str, np.ndarray]:  # fmt: skip
@@ -22,21 +22,22 @@ def train(
 
     Short for ``Run(model, optimizer, loss, accumulate=..., jit_compile=...).train(x, y, ...)``:
     arguments, results and errors are those of `Run` and of `Run.train`, such as ``steps`` and
-    ``batch_size``, which must be given.
+    ``batch_size``, which must be given with arrays; `x` may be a ``tf.data.Dataset``.
     """
     run = Run(model, optimizer, loss, accumulate=accumulate, jit_compile=jit_compile)
     return run.train(x, y, **options)
 
 
 def evaluate(
-    model: keras.Model, x: np.ndarray, y: np.ndarray, *, batch_size: int = 500
-) -> tuple[float, float]:
+    model: keras.Model, x: Any, y: Any = None, *, sample_weight: Any = None,
+    batch_size: int | None = None,
+) -> tuple[float, float]:  # fmt: skip
     """Mean loss and accuracy of ``model``, as by `Run.evaluate`, which has all that is accepted.
 
     On several replicas the evaluation is compiled in each call. In a run use that of the run, which
     is compiled once.
     """
-    return Evaluation(model)(x, y, batch_size=batch_size)
+    return Evaluation(model)(x, y, sample_weight, batch_size=batch_size)
 
 
 class Run(Loop):
@@ -63,8 +64,9 @@ class Run(Loop):
         finite. On several replicas without clipping and accumulation of its own, which Keras
         applies to each share.
     loss : callable (y, output) -> losses, optional
-        One loss an example (an array for each is averaged). Sparse softmax cross-entropy on logits
-        unless given.
+        One loss an example (an array for each is averaged). Unless given, sparse softmax
+        cross-entropy on the logits; of a model that ends in softmax on what softmax was given,
+        which is the same (another softmax of that would hardly train).
     accumulate : int, ≥ 1
         The global batch is cut into so many parts, one after the other, whose gradients are added
         up before the weights move: memory for a part, not for the whole. Batch norm sees the
@@ -98,7 +100,7 @@ class Run(Loop):
         self._step = Step(model, optimizer, loss, accumulate=accumulate, jit_compile=jit_compile)
         self._evaluation = Evaluation(model)
 
-    def step(self, x: TensorLike, y: TensorLike) -> tf.Tensor:
+    def step(self, x: Any, y: Any, sample_weight: Any = None) -> tf.Tensor:
         """Train on one global batch, and return the mean loss before.
 
         Moves the weights once, and the populations `accumulate` times. A layer that has been frozen
@@ -106,8 +108,11 @@ class Run(Loop):
 
         Parameters
         ----------
-        x, y : array or tensor, shapes (N, ...)
+        x, y : array or tensor, shapes (N, ...), or a tuple, list or dictionary of such
             The whole global batch, of any size; every worker gives the same and uses its share.
+            Of several inputs `x` has the structure that the model takes.
+        sample_weight : array or tensor, shape (N,) or that of the losses, optional
+            The losses are multiplied by it.
 
         Returns
         -------
@@ -120,21 +125,19 @@ class Run(Loop):
             a loss that is one number, or losses of outputs in ``model.losses``; weights that were
             frozen when the run was made and are trainable now, which the optimizer does not know.
         """
-        check_equally_long(x, y)
-        if len(x) < self.accumulate:
+        size = number_of_examples(x, y, sample_weight)
+        if size < self.accumulate:
             raise ValueError(
-                f"accumulate must be at most {len(x)}, the batch; received {self.accumulate}"
+                f"accumulate must be at most {size}, the batch; received {self.accumulate}"
             )
-        shares = self._step(x, y)
+        shares = self.step_on_replicas(x, y, sample_weight)
         return shares if self._step.replicas == 1 else self.strategy.reduce("sum", shares, None)
 
-    def step_on_replicas(self, x: TensorLike, y: TensorLike) -> tf.Tensor:
+    def step_on_replicas(self, x: Any, y: Any, sample_weight: Any = None) -> tf.Tensor:
         """As `step`, but returns each replica's share of the loss, which need no collective."""
-        return self._step(x, y)
+        return self._step((x, y) if sample_weight is None else (x, y, sample_weight))
 
-    def evaluate(
-        self, x: np.ndarray, y: np.ndarray, *, batch_size: int = 500
-    ) -> tuple[float, float]:
+    def evaluate(self, x: Any, y: Any, *, batch_size: int = 500) -> tuple[float, float]:
         """Mean softmax cross-entropy and accuracy at inference, every example counted once.
 
         On several replicas each takes its share of every batch, and all use the same population:
@@ -142,9 +145,15 @@ class Run(Loop):
 
         Parameters
         ----------
-        x, y : array, shapes (N, ...) and (N,), or (N, T) for logits of shape (N, T, classes)
+        x : array, shape (N, ...), finite; or a tuple, list or dictionary of such
+        y : array, shape (N,), or (N, T) for logits of shape (N, T, classes)
+            Class numbers.
+        sample_weight : array, shape of `y` or (N,), optional
+            Both are means with these weights, of a sum above 0.
         batch_size : int
-            How many are passed at a time, over all replicas; it does not change the result.
+            How many are passed at a time, over all replicas; it does not change the result. 500
+            unless given. `x` may be a ``tf.data.Dataset`` or a function of the ``InputContext``, as
+            for `train`, that ends; nothing else is given with it then.
 
         Returns
         -------
@@ -154,7 +163,8 @@ class Run(Loop):
         Raises
         ------
         ValueError
-            `batch_size`, `x` or `y` out of range, or a layer whose moving variance is negative or
-            not finite: named with its channels.
+            `batch_size`, `x` or `y` out of range; a layer whose moving variance is negative or not
+            finite: named with its channels; outputs that are probabilities by another function than
+            Keras's softmax.
         """
         return self._evaluation(x, y, batch_size=batch_size)

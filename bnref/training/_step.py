@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from bnref._checks import whole_number
-from bnref.training._batches import part, share
+from bnref.training._batches import number_of, part, share
+from bnref.training._losses import cross_entropy, weighted
 
 
 class Step:
@@ -14,7 +15,7 @@ class Step:
     """
 
     def __init__(self, model, optimizer, loss, *, accumulate, jit_compile):
-        self.model, self.optimizer, self.loss = model, optimizer, loss or _cross_entropy
+        self.model, self.optimizer, self.loss = model, optimizer, loss or cross_entropy
         self.strategy, self.accumulate = model.distribute_strategy, accumulate
         self.replicas = self.strategy.num_replicas_in_sync
         whole_number("accumulate", accumulate)
@@ -22,47 +23,80 @@ class Step:
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
         self._known = {id(each) for each in model.trainable_variables}
-        self._traced = tf.function(
-            self._on_replicas, reduce_retracing=True, jit_compile=jit_compile or None
-        )
+        options = {"reduce_retracing": True, "jit_compile": jit_compile or None}
+        self._of_whole = tf.function(self._share_out, **options)
+        self._of_shares = tf.function(self._learn_together, **options)
 
-    def __call__(self, x, y):
-        """Take the step, and return each replica's share of the loss without waiting for it."""
-        # Where a layer has been frozen or unfrozen, this differs, and a new graph is traced.
-        trainable = tuple(each.trainable for each in self.model._flatten_layers())
+    def __call__(self, batch):
+        """Take the step on a global batch, and return each replica's share of the loss.
+
+        Parameters
+        ----------
+        batch : tuple
+            (x, y) or (x, y, weights), the same on every worker; each replica takes its part.
+        """
+        return self._of_whole(batch, self._trainable())
+
+    def on_shares(self, parts):
+        """The same where the replicas already hold their shares.
+
+        Parameters
+        ----------
+        parts : tuple of tuples
+            (x, y) or (x, y, weights) for each of `accumulate` parts, distributed by the strategy.
+        """
+        return self._of_shares(parts, self._trainable())
+
+    def _trainable(self):
+        """What is frozen: where a layer has been since, this differs, and a graph is traced."""
         self._check_known()
-        return self._traced(x, y, trainable)
+        return tuple(each.trainable for each in self.model._flatten_layers())
 
-    def _on_replicas(self, x, y, trainable):
-        return self.strategy.run(self._on_replica, (x, y))
+    def _share_out(self, batch, trainable):
+        def on_replica(batch):
+            parts = (part(batch, number, of=self.accumulate) for number in range(self.accumulate))
+            return self._learn([share(each) for each in parts], number_of(batch))
 
-    def _on_replica(self, x, y):
-        loss, gradients, examples = 0.0, [], tf.cast(tf.shape(x)[0], tf.float32)
-        weights = self.model.trainable_variables
-        for number in range(self.accumulate):
-            own_x, own_y = share(*part((x, y), number, of=self.accumulate))
+        return self.strategy.run(on_replica, (batch,))
+
+    def _learn_together(self, parts, trainable):
+        def on_replica(parts):
+            examples = tf.add_n([number_of(each) for each in parts])
+            if self.replicas > 1:
+                examples = tf.distribute.get_replica_context().all_reduce("sum", examples)
+            return self._learn(parts, examples)
+
+        return self.strategy.run(on_replica, (parts,))
+
+    def _learn(self, parts, examples):
+        """Move the weights once, by this replica's parts of a batch of so many examples."""
+        loss, gradients, weights = 0.0, [], self.model.trainable_variables
+        for own in parts:
             with tf.GradientTape() as tape:
-                own = self._share_of_loss(own_x, own_y, examples) + self._share_of_penalty()
-                scaled = self.optimizer.scale_loss(own)
+                share_of_loss = self._share_of_loss(*own, examples=examples)
+                share_of_loss += self._share_of_penalty()
+                scaled = self.optimizer.scale_loss(share_of_loss)
             gradients.append(tape.gradient(scaled, [each.value for each in weights]))
-            loss += own
+            loss += share_of_loss
         gradients = list(map(_sum, *gradients))
         if self.replicas > 1 and hasattr(self.optimizer, "dynamic_scale"):
             gradients = _spoilt_together(gradients)
         self.optimizer.apply(gradients, weights)
         return loss
 
-    def _share_of_loss(self, x, y, examples):
-        """The replica's Σ ℓ / N: the shares add up to the mean over the global batch."""
+    def _share_of_loss(self, x, y, weights=None, *, examples):
+        """The replica's Σ w ℓ / N: the shares add up to the mean over the global batch."""
         losses = tf.cast(self.loss(y, self.model(x, training=True)), tf.float32)
         if losses.shape.rank:
+            losses = weighted(losses, weights)
             return tf.reduce_sum(tf.reduce_mean(losses, range(1, losses.shape.rank))) / examples
-        if self.replicas > 1:
+        if self.replicas > 1 or weights is not None:
             raise ValueError(
                 "loss must give one number an example, because the replicas' shares can differ in "
-                "size; received one number for all: make it with reduction=None"
+                "size and examples in weight; received one number for all: make it with "
+                "reduction=None"
             )
-        return losses * tf.cast(tf.shape(x)[0], losses.dtype) / examples
+        return losses * number_of((x, y)) / examples
 
     def _share_of_penalty(self):
         """The replica's 1/R of the model's own losses, so that together they count once."""
@@ -85,10 +119,6 @@ class Step:
                 f"know {new[0]} and {len(new) - 1} more: make the optimizer and the step anew, or "
                 "make the step before freezing"
             )
-
-
-def _cross_entropy(y, logits):
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int64), logits)
 
 
 def _sum(*gradients):

@@ -7,7 +7,9 @@ A worker knows the others from the environment variable ``TF_CONFIG``, as Tensor
 
 On one machine ``python -m bnref.workers 2 train.py`` starts two processes of it; on several, run
 ``python -m bnref.workers --hosts host-a:12345,host-b:12345 --index 0 train.py`` on each with its
-index. Where a scheduler sets ``TF_CONFIG`` itself, run the script alone.
+index. A host that is named more than once with the same port has several workers: the second takes
+the next port, and so on. SIGTERM is passed on to the workers, which may write a checkpoint. Where a
+scheduler sets ``TF_CONFIG`` itself, run the script alone.
 """
 
 from bnref.workers._launcher import start

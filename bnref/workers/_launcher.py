@@ -3,6 +3,7 @@
 TensorFlow has no launcher; a shell loop would leave the others running when one has failed.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -47,8 +48,9 @@ def start(
     timeout : float, optional
         Seconds after which all are ended; without it there is no limit.
     grace : float
-        Seconds that the others have to end by themselves after one has failed. TensorFlow takes 10
-        to notice.
+        Seconds that the others have to end by themselves after one has failed, of which TensorFlow
+        takes 10 to notice; and that all have after SIGTERM, which is passed on to them where it
+        raises SystemExit here, as it does under ``python -m bnref.workers``.
     environment : dict of str, optional
         Variables besides those of this process.
     output : file, optional
@@ -87,6 +89,12 @@ def start(
             )
             processes.append(process)
         _wait(processes, timeout, grace)
+    except SystemExit:  # asked to end: the workers are too, and may have a checkpoint to write
+        for process in processes:
+            process.terminate()
+        with contextlib.suppress(RuntimeError, TimeoutError):
+            _wait(processes, grace, grace)
+        raise
     finally:
         for process in processes:
             process.kill()

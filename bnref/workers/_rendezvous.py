@@ -40,7 +40,7 @@ def task() -> Task:
     ------
     ValueError
         ``TF_CONFIG`` is no JSON, has another job than "worker" or "chief", an address without a
-        port, or a task that is not in its cluster.
+        port, one address for two tasks, or a task that is not in its cluster.
     """
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
@@ -53,6 +53,8 @@ def task() -> Task:
             raise ValueError(f"its cluster has the job {unknown[0]!r}; accepted are {jobs}")
         if wrong := [each for each in addresses if not _is_address(each)]:
             raise ValueError(f"the address {wrong[0]!r} is not host:port")
+        if twice := [each for each in addresses if addresses.count(each) > 1]:
+            raise ValueError(f"two tasks have the address {twice[0]!r}; each needs its own port")
         if places and place not in places:
             raise ValueError(f"its task {place} is not one of {places}")
     except (ValueError, TypeError, AttributeError) as error:

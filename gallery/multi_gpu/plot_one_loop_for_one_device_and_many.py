@@ -206,9 +206,9 @@ plt.show()
 # :doc:`/gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch`. For float16 set the
 # policy ``mixed_float16``, and wrap the optimizer in ``LossScaleOptimizer``. Several machines must
 # all see the folder. Kubeflow's TFJob sets ``TF_CONFIG`` itself: ``python train.py 0 shared/run``.
-# Under Slurm, in a job with one task a node, tell each the addresses of all and its own number::
+# Under Slurm tell each task the addresses of all and its number; two on a node take two ports::
 #
-#     hosts=$(scontrol show hostnames | sed 's/$/:12345/' | paste -sd,)
+#     hosts=$(srun --label hostname | sort -n | sed 's/.* //; s/$/:12345/' | paste -sd,)
 #     srun bash -c "python -m bnref.workers --hosts $hosts \
 #         --index \$SLURM_PROCID train.py 0 shared/run"
 #
