@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -209,7 +210,11 @@ def test_an_evaluation_of_a_data_set_takes_nothing_beside_it(given):
 
 def test_a_data_set_and_its_arrays_are_evaluated_alike():
     model = network()
-    np.testing.assert_allclose(evaluate(model, batched()), evaluate(model, X, Y), rtol=1e-6)
+    for measure in (partial(evaluate, model), training.Run(model).evaluate):
+        np.testing.assert_allclose(measure(batched()), measure(X, Y), rtol=1e-5)
+        weighted = measure(X, Y, sample_weight=WEIGHTS)
+        np.testing.assert_allclose(measure(slices(X, Y, WEIGHTS).batch(20)), weighted, rtol=1e-5)
+        assert weighted != measure(X, Y)
 
 
 def test_weights_without_a_sum_are_refused():

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import partial
 
 import keras
 import numpy as np
@@ -97,15 +98,17 @@ def test_each_epoch_has_an_order_of_its_own_that_the_seed_alone_decides():
     assert len(set(orders)) == 6
 
 
+@pytest.mark.parametrize("often", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 7, 90, 500])
 def test_evaluation_equals_float64_numpy_for_any_batch_size_and_moves_nothing(
-    separable, batch_size
+    separable, batch_size, often
 ):
     x, y = separable
     model = small_model()
     model(x, training=True)
+    measure = Run(model).evaluate if often else partial(evaluate, model)
     before = weights(model)
-    loss, accuracy = evaluate(model, x, y, batch_size=batch_size)
+    loss, accuracy = measure(x, y, batch_size=batch_size)
 
     logits = np.array(model(x, training=False), "float64")
     shifted = logits - logits.max(1, keepdims=True)
@@ -115,6 +118,20 @@ def test_evaluation_equals_float64_numpy_for_any_batch_size_and_moves_nothing(
     assert 0 < accuracy < 1, "an accuracy that tells right from wrong"
     for actual, expected in zip(weights(model), before, strict=True):
         np.testing.assert_array_equal(actual, expected)
+
+
+def test_a_run_evaluates_the_model_as_it_is_now(separable):
+    """What was compiled for the first evaluation reads weights and population anew."""
+    x, y = separable
+    model = small_model()
+    run = Run(model)
+    found = [run.evaluate(x, y)]
+    for _ in range(2):
+        model(5 * x + 1, training=True)
+        model.set_weights([1.5 * each for each in model.get_weights()])
+        found.append(run.evaluate(x, y))
+        assert found[-1] == pytest.approx(evaluate(model, x, y), rel=1e-5)
+    assert len({loss for loss, _ in found}) == 3
 
 
 @pytest.mark.parametrize(

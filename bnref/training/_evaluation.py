@@ -21,15 +21,18 @@ class Evaluation:
     ----------
     model : keras.Model
         From inputs to logits, or to what softmax makes of them.
+    often : bool
+        Whether it is called again and again. On one replica, to compile pays only then.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, *, often):
         self.model, self.strategy = model, model.distribute_strategy
         self.several = self.strategy.num_replicas_in_sync > 1
         self._of_whole, self._of_shares = self._sums_of_part, self._sums
-        if self.several:
+        if self.several or often:
             self._of_whole = self._everywhere(self._sums_of_part)
             self._of_shares = self._everywhere(self._sums)
+        if self.several:
             self._agree = tf.function(lambda: self.strategy.run(self._take_over_the_firsts))
 
     def _everywhere(self, function):

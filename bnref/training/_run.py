@@ -34,10 +34,10 @@ def evaluate(
 ) -> tuple[float, float]:  # fmt: skip
     """Mean loss and accuracy of ``model``, as by `Run.evaluate`, which has all that is accepted.
 
-    On several replicas the evaluation is compiled in each call. In a run use that of the run, which
-    is compiled once.
+    It is made for one call: on one replica nothing is compiled, on several it is in each call. Who
+    evaluates often takes that of the run, which is compiled once.
     """
-    return Evaluation(model)(x, y, sample_weight, batch_size=batch_size)
+    return Evaluation(model, often=False)(x, y, sample_weight, batch_size=batch_size)
 
 
 class Run(Loop):
@@ -98,7 +98,7 @@ class Run(Loop):
         self.optimizer, self.accumulate = optimizer, accumulate
         self.settings = {}  # which must be the same when the run is resumed
         self._step = Step(model, optimizer, loss, accumulate=accumulate, jit_compile=jit_compile)
-        self._evaluation = Evaluation(model)
+        self._evaluation = Evaluation(model, often=True)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> tf.Tensor:
         """Train on one global batch, and return the mean loss before.
@@ -137,7 +137,9 @@ class Run(Loop):
         """As `step`, but returns each replica's share of the loss, which need no collective."""
         return self._step((x, y) if sample_weight is None else (x, y, sample_weight))
 
-    def evaluate(self, x: Any, y: Any, *, batch_size: int = 500) -> tuple[float, float]:
+    def evaluate(
+        self, x: Any, y: Any = None, *, sample_weight: Any = None, batch_size: int | None = None
+    ) -> tuple[float, float]:
         """Mean softmax cross-entropy and accuracy at inference, every example counted once.
 
         On several replicas each takes its share of every batch, and all use the same population:
@@ -167,4 +169,4 @@ class Run(Loop):
             finite: named with its channels; outputs that are probabilities by another function than
             Keras's softmax.
         """
-        return self._evaluation(x, y, batch_size=batch_size)
+        return self._evaluation(x, y, sample_weight, batch_size=batch_size)
