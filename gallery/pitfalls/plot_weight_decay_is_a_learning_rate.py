@@ -6,7 +6,7 @@ The output of batch norm does not depend on the scale of the weights before it, 
 cannot make the function simpler. It makes these weights turn faster: by √(2ηλ) radians per step of
 plain SGD once their length has settled, measured :claim:`0.133 <angle>` where that is 0.141 (a
 learning rate η = 0.1 and a decay λ = 0.1). The losses of training with decay, and without it at a
-learning rate that grows by (1 − ηλ)⁻² per step, differ in the first 50 steps by
+learning rate that grows by (1 − ηλ)⁻² per step, differ in the first 20 steps by
 :claim:`0.0000 <same>` at most.
 
 .. symptom:: no better than without batch norm
@@ -69,6 +69,9 @@ def optimizer_that_spares_norms(model, decay):
 # arXiv 1910.07454):
 #
 # .. math:: \tilde w_{t+1} = \tilde w_t - \eta (1 - \eta\lambda)^{-2t - 1} g(\tilde w_t)
+#
+# That is exact but for rounding, which in the end decides otherwise at a ReLU: from there on two
+# trainings part, in one of six after 26 steps.
 #
 # With momentum β and a decay that is not part of the gradient, as Keras has it, the angle per step
 # is √(2ηλ(1 − β)/(1 + β)): for β = 0.9 it is 0.23 of that of plain SGD. See also van Laarhoven
@@ -197,7 +200,7 @@ slower = runs["kernels, momentum", 0.2][:, -1] / angles[1]
 claim("momentum", slower, "momentum 0.9, angle over plain SGD's", above=0.18, below=0.28)
 decayed, growing, none = (runs[arm][:, :100] for arm in (ARMS[1], ARMS[2], ARMS[0]))
 print(f"largest difference of 100 losses, growing rate: {abs(decayed - growing).max():.1g}")
-claim("same", abs(decayed - growing)[:, :50].max(), "difference of 50 losses", below=0.005)
+claim("same", abs(decayed - growing)[:, :20].max(), "difference of 20 losses", below=1e-4)
 claim("none", abs(decayed - none).max(), "largest difference without decay", above=0.1)
 lost = {arm: accuracies["none", 0] - values for arm, values in accuracies.items()}
 claim("kernels", lost["kernels", 0.5], "accuracy lost, λ = 0.5", above=0.05, of="mean")
