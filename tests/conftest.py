@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import keras
+import numpy as np
 import pytest
 from helpers import batch_of
 
@@ -37,6 +38,13 @@ def _clean_keras():
 def batch():
     """Return ``batch(shape, seed)``: normal values whose channels differ in scale and offset."""
     return batch_of
+
+
+@pytest.fixture
+def separable():
+    """90 examples of 3 classes, whose means lie apart by some deviations."""
+    y = np.arange(90) % 3
+    return (batch_of((90, 4)) + 12 * np.eye(4)[y]).astype("float32"), y
 
 
 @pytest.fixture

@@ -33,6 +33,53 @@ def scaled():
     return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
 
 
+def descent(**clipping):
+    """Makes the optimizer, which must be made in the strategy's scope."""
+    return partial(keras.optimizers.SGD, 0.5, **clipping)
+
+
+def scaled_and_clipped():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5, global_clipnorm=0.2))
+
+
+def scheduled():
+    return keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.5, 5))
+
+
+class Adds(keras.layers.Layer):
+    """Adds the mean square of what it passes on to the loss."""
+
+    def call(self, x):
+        self.add_loss(0.1 * tf.reduce_mean(tf.square(x)))
+        return x
+
+
+def adding():
+    layers = [keras.Input((6,)), keras.layers.Dense(16, use_bias=False)]
+    layers += [bnref.SyncBatchNorm(momentum=0.8), keras.layers.ReLU(), Adds()]
+    return keras.Sequential([*layers, keras.layers.Dense(2, activity_regularizer="l2")])
+
+
+def of_two_outputs():
+    x = keras.Input((6,))
+    hidden = keras.layers.Dense(16, use_bias=False)(x)
+    hidden = keras.layers.ReLU()(bnref.SyncBatchNorm(momentum=0.8)(hidden))
+    outputs = {"kind": keras.layers.Dense(2)(hidden), "sum": keras.layers.Dense(3)(hidden)}
+    return keras.Model(x, outputs)
+
+
+def of_kind(y, output):
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
+
+
+def of_sum(y, output):
+    return 0.01 * tf.square(output - y[:, None])
+
+
+def both(y, output):
+    return of_kind(y["kind"], output["kind"]) + tf.reduce_mean(of_sum(y["sum"], output["sum"]), -1)
+
+
 def network(norm=bnref.SyncBatchNorm, penalty=None):
     # No bias: its gradient is rounding alone under batch norm, and Adam would make steps of that.
     penalty = penalty and keras.regularizers.L2(penalty)
@@ -56,6 +103,7 @@ def learned(strategy, *, make=network, optimizer=adam, data=(X, Y), policy="floa
     return training.train(model, *data, optimizer=optimizer, **options), values(model), model
 
 
+# fmt: off
 RUNS = {
     "whole": {},
     # 61 examples in batches of 20: the last one of an epoch has a single example.
@@ -64,10 +112,32 @@ RUNS = {
     "penalized": {"make": partial(network, penalty=0.1)},
     "float16": {"policy": "mixed_float16", "optimizer": scaled},
     "float32": {"optimizer": partial(keras.optimizers.SGD, 0.1)},
+    "not clipped": {"optimizer": descent()},
+    "clipnorm": {"optimizer": descent(clipnorm=0.2)},
+    "global_clipnorm": {"optimizer": descent(global_clipnorm=0.2)},
+    "clipvalue": {"optimizer": descent(clipvalue=0.02)},
+    "float16, clipped": {"policy": "mixed_float16", "optimizer": scaled_and_clipped},
+    "schedule": {"optimizer": scheduled},
+    "added": {"make": adding, "carry": False, "steps": 8},
+    "added, accumulated": {"make": adding, "accumulate": 3},
+    "two losses": {
+        "make": of_two_outputs, "data": (X, {"kind": Y, "sum": X.sum(1)}),
+        "loss": {"kind": of_kind, "sum": of_sum},
+    },
+    "both at once": {
+        "make": of_two_outputs, "data": (X, {"kind": Y, "sum": X.sum(1)}), "loss": both,
+    },
     "each its own": {"make": partial(network, bnref.BatchNorm)},
 }
-LAYERS = ("BatchNorm", "ReplicaMeanBatchNorm", "PooledBatchNorm", "SyncBatchNorm", "BatchRenorm",
-          "CumulativeBatchNorm")  # fmt: skip
+# fmt: on
+LAYERS = (
+    "BatchNorm",
+    "ReplicaMeanBatchNorm",
+    "PooledBatchNorm",
+    "SyncBatchNorm",
+    "BatchRenorm",
+    "CumulativeBatchNorm",
+)  # fmt: skip
 
 
 def of_two_sources(strategy, norm):
@@ -111,17 +181,10 @@ def refusals(strategy):
         with strategy.scope():
             return keras.optimizers.SGD(0.1, **given)
 
-    def of_outputs():
-        with strategy.scope():
-            layers = [keras.Input((6,)), keras.layers.Dense(4, activity_regularizer="l2")]
-            return keras.Sequential([*layers, keras.layers.Dense(2)])
-
     attempts = {
-        "clipnorm": lambda: training.Run(model, options(clipnorm=1.0)).step,
         "gradient_accumulation_steps": lambda: (
             training.Run(model, options(gradient_accumulation_steps=2)).step
         ),
-        "activity": lambda: training.Run(of_outputs(), inside()).step(X, Y),
         "optimizer": lambda: training.Run(model, adam()).step,
         "jit_compile": lambda: training.Run(model, inside(), jit_compile=True).step,
         "loss": lambda: training.Run(model, inside(), mean).step(X, Y),

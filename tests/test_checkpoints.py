@@ -208,6 +208,21 @@ def test_a_file_is_no_folder(tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_a_schedule_goes_on_where_it_was(tmp_path):
+    def run(checkpoints, steps):
+        optimizer = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.5, 12))
+        model = network()
+        history = training.train(
+            model, X, Y, steps=steps, batch_size=16, optimizer=optimizer, every=1,
+            checkpoints=checkpoints,
+        )  # fmt: skip
+        return history, [np.array(each) for each in (*model.variables, *optimizer.variables)]
+
+    checkpoints = Checkpoints(tmp_path)
+    run(checkpoints, 5)
+    assert_same_run(run(None, 12), run(checkpoints, 12))
+
+
 # SIGTERM, by which a scheduler says that the machine is taken away.
 
 

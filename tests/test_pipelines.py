@@ -169,7 +169,7 @@ def endless():
         (
             batched,
             {"accumulate": 2},
-            "x must give accumulate examples a batch, or more; receiv",
+            "x must give batches of at least 2 examples, the number of",
         ),
     ],
 )

@@ -27,7 +27,9 @@ def distance(one, other):
 @pytest.mark.parametrize(
     "name, tolerance",
     [("whole", 1e-5), ("one example", 1e-5), ("accumulated", 1e-5), ("penalized", 1e-5),
-     ("float16", 5e-3)],
+     ("float16", 5e-3), ("clipnorm", 1e-5), ("global_clipnorm", 1e-5), ("clipvalue", 1e-5),
+     ("float16, clipped", 5e-3), ("schedule", 1e-5), ("added", 1e-5),
+     ("added, accumulated", 1e-5), ("two losses", 1e-5)],
 )  # fmt: skip
 def test_synchronized_replicas_have_the_curve_and_the_weights_of_one_device(
     ran, name, tolerance, replicas
@@ -37,6 +39,23 @@ def test_synchronized_replicas_have_the_curve_and_the_weights_of_one_device(
     np.testing.assert_allclose(several["loss"][1:], one["loss"][1:], atol=tolerance)
     assert distance(weights, others) < 10 * tolerance
     assert np.ptp(one["loss"][1:]) > 100 * tolerance, "a curve that moves"
+
+
+@pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm", "clipvalue", "schedule"])
+def test_clipping_and_schedules_are_not_ignored(ran, name):
+    away = np.abs(ran[name, 3][0]["loss"] - ran["not clipped", 3][0]["loss"])
+    assert np.max(away[2:]) > 1e-2 and (name == "schedule" or away[1] < 1e-5)
+
+
+def test_in_float16_the_bound_is_that_of_float32(ran):
+    half, single = (ran[name, 2][0]["loss"] for name in ("float16, clipped", "global_clipnorm"))
+    np.testing.assert_allclose(half[1:], single[1:], rtol=0.02)
+
+
+def test_several_losses_are_added_up(ran):
+    for replicas in (1, 2, 3):
+        several, both = (ran[name, replicas][0]["loss"] for name in ("two losses", "both at once"))
+        np.testing.assert_allclose(several[1:], both[1:], rtol=1e-6)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3])
@@ -93,9 +112,7 @@ def test_the_sources_differ_so_that_whose_population_is_used_shows(ran):
         ("optimizer", "optimizer must be made in the scope of the model's strategy; received Adam"),
         ("jit_compile", "jit_compile must be False with several replicas"),
         ("loss", "loss must give one number an example"),
-        ("clipnorm", "optimizer must not use clipnorm with several replicas"),
         ("gradient_accumulation_steps", "must not use gradient_accumulation_steps with several"),
-        ("activity", "model must have no activity_regularizer and no add_loss with several"),
     ],
 )
 def test_what_several_replicas_cannot_do_is_refused_by_name(ran, name, said):

@@ -2,8 +2,8 @@
 
 `strategy` says on what to train. A `Run` holds a model with its optimizer, its compiled step and
 its evaluation by the population that is saved; `train` and `evaluate` do one of the two without
-keeping it. `Checkpoints` is what an interrupted run goes on from, and `on_replicas` is for
-experiments that are no training.
+keeping it, on arrays or on a ``tf.data.Dataset``. `Checkpoints` is what an interrupted run goes on
+from, and `on_replicas` is for experiments that are no training.
 """
 
 from bnref.training._batches import shuffled_batches

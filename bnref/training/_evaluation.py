@@ -8,7 +8,13 @@ import tensorflow as tf
 from bnref import population
 from bnref._checks import whole_number
 from bnref.functional._replicas import gathered
-from bnref.training._batches import check_data, check_finite, in_host_memory, share
+from bnref.training._batches import (
+    check_data,
+    check_finite,
+    in_host_memory,
+    number_of_examples,
+    share,
+)
 from bnref.training._losses import cross_entropy, logits_of, probabilities, weighted
 from bnref.training._pipelines import Pipeline
 from bnref.training._sources import is_pipeline, refuse_beside_a_pipeline
@@ -65,7 +71,7 @@ class Evaluation:
 
     def _of_arrays(self, data, batch_size):
         """Yield the sums over each batch, of nearly equal sizes: none leaves a replica without."""
-        size = len(data[1])
+        size = number_of_examples(*data)
         ends = np.linspace(0, size, -(-size // batch_size) + 1).astype(int)
         for number, (start, end) in enumerate(itertools.pairwise(ends), start=1):
             own = tf.nest.map_structure(lambda each, a=start, b=end: each[a:b], data)
@@ -96,7 +102,13 @@ class Evaluation:
         The counts are of outputs that are probabilities, of predictions, and of their weights.
         """
         x, y, *weights = batch
-        output, y = self.model(x, training=False), tf.cast(y, tf.int64)
+        output = self.model(x, training=False)
+        if not tf.is_tensor(output) or not tf.is_tensor(y):
+            raise ValueError(
+                "model must have one output to be evaluated, of which y are the class numbers; "
+                "received several: compute what you measure by a function of your own"
+            )
+        y = tf.cast(y, tf.int64)
         counts = weighted(tf.ones_like(y, tf.float64), *(weights or [None]))
         right = tf.cast(tf.argmax(output, -1) == y, tf.float64)
         losses = tf.cast(cross_entropy(y, output), tf.float64)

@@ -55,9 +55,9 @@ class Loop:
 
             Or a ``tf.data.Dataset`` of global batches, whose elements are (x, y) or (x, y, weights)
             of any structure. It begins anew when it ends; batches may differ in size, and a replica
-            may get nothing of a small one. Every worker reads all of it and keeps its part. A
-            resumed run skips what it has had, so let the data set give the same batches each time:
-            a ``shuffle`` with a seed, maps without random state.
+            may get nothing of a small one. Every worker reads all of it and keeps its part, and a
+            resumed run skips what it has had, so let the data set give the same batches on each
+            worker and each time: a ``shuffle`` with a seed, maps without random state.
 
             Or a function that takes a ``tf.distribute.InputContext`` and returns a data set whose
             elements are the shares of one replica: called once on each worker, it is for reading
@@ -128,7 +128,7 @@ class Loop:
         if rows and done < steps and rows[-1]["step"] % every:  # the end of a shorter run
             rows.pop()
         learn = self._step.on_shares if source.shared else self._step
-        batches = source.batches(start=done)
+        batches = source.batches(start=done) if done < steps else iter(())
         losses = []  # shares of the loss, a step each, since they were last read
         with Termination(self.strategy, watched=kept is not None) as termination:
             for step in _bar(done, steps, progress):

@@ -13,6 +13,36 @@ def cross_entropy(y, output):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int64), logits)
 
 
+def combined(loss):
+    """One function of targets and outputs: a loss, or the sum of one for each output; or the usual.
+
+    Several losses stand in the structure of the model's outputs, which is that of the targets.
+    """
+    if loss is None or callable(loss):
+        return loss or cross_entropy
+
+    def total(y, output):
+        each = tf.nest.map_structure(_one_an_example, loss, y, output, check_types=False)
+        return tf.add_n(tf.nest.flatten(each))
+
+    return total
+
+
+def _one_an_example(loss, y, output):
+    losses = tf.cast(loss(y, output), tf.float32)
+    if not losses.shape.rank:
+        raise ValueError(
+            "loss must give one number an example for each output; received one number for all: "
+            "make it with reduction=None"
+        )
+    return mean_of_each(losses)
+
+
+def mean_of_each(losses):
+    """The mean of each example's losses, shape (N,)."""
+    return tf.reduce_mean(losses, range(1, losses.shape.rank))
+
+
 def weighted(losses, weights):
     """The losses times the weights, shape (N,) or one for each axis of the losses; or no weights.
 

@@ -8,8 +8,6 @@ import tensorflow as tf
 from bnref.training._batches import part
 from bnref.training._structure import check_elements
 
-_DATASET = "a tf.data.Dataset"
-
 
 class Pipeline:
     """A ``tf.data.Dataset`` of global batches, or a function that gives one of shares.
@@ -94,8 +92,9 @@ class Pipeline:
             for each in inputs
             if each.dtype.is_floating
         ]
-        if self.whole and self.accumulate > 1:
-            said = "x must give accumulate examples a batch, or more; received fewer in batch"
+        if self.whole:
+            least = f"at least {self.accumulate} examples, the number of parts (accumulate)"
+            said = f"x must give batches of {least}; received fewer in batch"
             enough = tf.shape(inputs[0])[0] >= self.accumulate
             checks.append(tf.debugging.Assert(enough, [said, number]))
         with tf.control_dependencies(checks):
@@ -105,7 +104,7 @@ class Pipeline:
     def _given_by_the_function(self, context):
         dataset = self.given(context)
         if not isinstance(dataset, tf.data.Dataset):
-            raise ValueError(f"x must return {_DATASET}; received {type(dataset).__name__}")
+            raise ValueError(f"x must return a tf.data.Dataset; received {type(dataset).__name__}")
         check_elements(dataset.element_spec, self.model)
         return dataset
 

@@ -47,11 +47,13 @@ class Run(Loop):
 
     .. math:: L = \sum_i \Bigl(\frac1N \sum_{j \in i} \ell_j + \frac{\Omega}{R}\Bigr),
 
-    with N the examples of all R replicas together and Ω the model's own losses (``model.losses``),
-    and the optimizer adds the R gradients up. So a step is that of one device with the whole
-    batch, even where the replicas' shares are unequal or empty, as far as the layers allow: batch
-    norm does if it is `bnref.layers.SyncBatchNorm`; Keras's dropout draws the same mask on every
-    replica; and TensorFlow's convolutions on CPUs take no empty share.
+    with N the examples of all R replicas together and Ω the regularizers of the weights, and the
+    optimizer adds the R gradients up. What layers add in a pass, by ``add_loss`` or an activity
+    regularizer, is taken for a mean over the replica's n examples, and counts n / N. So a step is
+    that of one device with the whole batch, even where the replicas' shares are unequal or empty,
+    as far as the layers allow: batch norm does if it is `bnref.layers.SyncBatchNorm`; Keras's
+    dropout draws the same mask on every replica; and TensorFlow's convolutions on CPUs take no
+    empty share.
 
     Parameters
     ----------
@@ -61,12 +63,15 @@ class Run(Loop):
         Made in the same scope; built here for the model's variables. Adam with a learning rate of
         0.001 unless given. With ``keras.optimizers.LossScaleOptimizer`` the loss is scaled, as
         float16 needs, and a step is left out by all replicas where the gradient of any is not
-        finite. On several replicas without clipping and accumulation of its own, which Keras
-        applies to each share.
+        finite. Its learning rate may be a schedule. What it clips (``clipnorm``, ``clipvalue``,
+        ``global_clipnorm``) is the whole gradient, on several replicas too; without accumulation of
+        its own there, which Keras applies to each share.
     loss : callable (y, output) -> losses, optional
         One loss an example (an array for each is averaged). Unless given, sparse softmax
         cross-entropy on the logits; of a model that ends in softmax on what softmax was given,
-        which is the same (another softmax of that would hardly train).
+        which is the same (another softmax of that would hardly train). Of several outputs it is
+        given all, and all targets; or give a tuple, list or dictionary of losses in the structure
+        of the outputs, which are added up, each with the weight that it multiplies by itself.
     accumulate : int, ≥ 1
         The global batch is cut into so many parts, one after the other, whose gradients are added
         up before the weights move: memory for a part, not for the whole. Batch norm sees the
@@ -121,9 +126,10 @@ class Run(Loop):
         Raises
         ------
         ValueError
-            `x` and `y` of different lengths, fewer examples than `accumulate`; on several replicas
-            a loss that is one number, or losses of outputs in ``model.losses``; weights that were
-            frozen when the run was made and are trainable now, which the optimizer does not know.
+            `x` and `y` of different lengths, fewer examples than `accumulate`; a loss that is one
+            number, on several replicas, with weights or for one of several outputs; weights that
+            were frozen when the run was made and are trainable now, which the optimizer does not
+            know.
         """
         size = number_of_examples(x, y, sample_weight)
         if size < self.accumulate:

@@ -1,11 +1,14 @@
 """One step of training on a global batch: the same code for one replica and for many."""
 
-import numpy as np
+import contextlib
+
 import tensorflow as tf
 
 from bnref._checks import whole_number
+from bnref.training._added import AddedLosses
 from bnref.training._batches import number_of, part, share
-from bnref.training._losses import cross_entropy, weighted
+from bnref.training._gradients import Clipping, spoilt_together, summed
+from bnref.training._losses import combined, mean_of_each, weighted
 
 
 class Step:
@@ -15,13 +18,14 @@ class Step:
     """
 
     def __init__(self, model, optimizer, loss, *, accumulate, jit_compile):
-        self.model, self.optimizer, self.loss = model, optimizer, loss or cross_entropy
+        self.model, self.optimizer, self.loss = model, optimizer, combined(loss)
         self.strategy, self.accumulate = model.distribute_strategy, accumulate
         self.replicas = self.strategy.num_replicas_in_sync
         whole_number("accumulate", accumulate)
         _check(optimizer, jit_compile, self.strategy)
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
+        self._clipping, self._added = Clipping(optimizer), AddedLosses(model)
         self._known = {id(each) for each in model.trainable_variables}
         options = {"reduce_retracing": True, "jit_compile": jit_compile or None}
         self._of_whole = tf.function(self._share_out, **options)
@@ -57,7 +61,7 @@ class Step:
             parts = (part(batch, number, of=self.accumulate) for number in range(self.accumulate))
             return self._learn([share(each) for each in parts], number_of(batch))
 
-        return self.strategy.run(on_replica, (batch,))
+        return self._everywhere(on_replica, batch)
 
     def _learn_together(self, parts, trainable):
         def on_replica(parts):
@@ -66,7 +70,16 @@ class Step:
                 examples = tf.distribute.get_replica_context().all_reduce("sum", examples)
             return self._learn(parts, examples)
 
-        return self.strategy.run(on_replica, (parts,))
+        return self._everywhere(on_replica, parts)
+
+    def _everywhere(self, on_replica, given):
+        """Run a function on each replica; one alone leaves the clipping to the optimizer."""
+        several = self.replicas > 1
+        with (
+            self._added.kept_apart(),
+            self._clipping.taken_over() if several else contextlib.nullcontext(),
+        ):
+            return self.strategy.run(on_replica, (given,))
 
     def _learn(self, parts, examples):
         """Move the weights once, by this replica's parts of a batch of so many examples."""
@@ -78,37 +91,39 @@ class Step:
                 scaled = self.optimizer.scale_loss(share_of_loss)
             gradients.append(tape.gradient(scaled, [each.value for each in weights]))
             loss += share_of_loss
-        gradients = list(map(_sum, *gradients))
-        if self.replicas > 1 and hasattr(self.optimizer, "dynamic_scale"):
-            gradients = _spoilt_together(gradients)
+        gradients = list(map(summed, *gradients))
+        if self.replicas > 1:
+            if hasattr(self.optimizer, "dynamic_scale"):
+                gradients = spoilt_together(gradients)
+            gradients = self._clipping(gradients)
         self.optimizer.apply(gradients, weights)
         return loss
 
     def _share_of_loss(self, x, y, weights=None, *, examples):
-        """The replica's Σ w ℓ / N: the shares add up to the mean over the global batch."""
-        losses = tf.cast(self.loss(y, self.model(x, training=True)), tf.float32)
+        """The replica's Σ w ℓ / N: the shares add up to the mean over the global batch.
+
+        So does its n / N of what layers have added, a mean over its n examples.
+        """
+        output, added = self._added.of_pass(x)
+        losses = tf.cast(self.loss(y, output), tf.float32)
+        part_of_all = number_of((x, y)) / examples
         if losses.shape.rank:
-            losses = weighted(losses, weights)
-            return tf.reduce_sum(tf.reduce_mean(losses, range(1, losses.shape.rank))) / examples
+            total = tf.reduce_sum(mean_of_each(weighted(losses, weights)))
+            return total / examples + added * part_of_all
         if self.replicas > 1 or weights is not None:
             raise ValueError(
                 "loss must give one number an example, because the replicas' shares can differ in "
                 "size and examples in weight; received one number for all: make it with "
                 "reduction=None"
             )
-        return losses * number_of((x, y)) / examples
+        return (losses + added) * part_of_all
 
     def _share_of_penalty(self):
-        """The replica's 1/R of the model's own losses, so that together they count once."""
-        if not self.model.losses:
+        """The replica's 1/R of the regularizers of weights, so that together they count once."""
+        weights = [v for v in self.model.trainable_variables if v.regularizer is not None]
+        if not weights:
             return 0.0
-        penalized = [v for v in self.model.trainable_variables if v.regularizer is not None]
-        if self.replicas > 1 and len(self.model.losses) > len(penalized):
-            raise ValueError(
-                "model must have no activity_regularizer and no add_loss with several replicas, as "
-                "Keras takes one replica's for all; add them up in loss"
-            )
-        penalty = tf.add_n([tf.cast(each, tf.float32) for each in self.model.losses])
+        penalty = tf.add_n([tf.cast(v.regularizer(v), tf.float32) for v in weights])
         return penalty / (self.replicas * self.accumulate)
 
     def _check_known(self):
@@ -119,25 +134,6 @@ class Step:
                 f"know {new[0]} and {len(new) - 1} more: make the optimizer and the step anew, or "
                 "make the step before freezing"
             )
-
-
-def _sum(*gradients):
-    """Sum of gradients; None if all are None, as for a weight that is not used."""
-    found = [each for each in gradients if each is not None]
-    return tf.add_n(found) if len(found) > 1 else next(iter(found), None)
-
-
-def _spoilt_together(gradients):
-    """NaN on every replica if a gradient of any is not finite, so that all leave out the step.
-
-    Keras's LossScaleOptimizer looks at the gradients of one replica only.
-    """
-    found = [each for each in gradients if each is not None]
-    spoilt = [tf.reduce_any(~tf.math.is_finite(each)) for each in found]
-    number = tf.add_n([tf.cast(each, tf.float32) for each in spoilt])
-    number = tf.distribute.get_replica_context().all_reduce("sum", number)
-    fault = tf.where(number > 0, np.nan, 0.0)
-    return [each if each is None else each + tf.cast(fault, each.dtype) for each in gradients]
 
 
 def _check(optimizer, jit_compile, strategy):
@@ -151,10 +147,7 @@ def _check(optimizer, jit_compile, strategy):
             f"variables; received {jit_compile!r} with {replicas} replicas"
         )
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    for_each_share = (
-        "clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps",
-        "ema_overwrite_frequency",
-    )  # fmt: skip
+    for_each_share = "gradient_accumulation_steps", "ema_overwrite_frequency"
     if used := [name for name in for_each_share if getattr(inner, name, None)]:
         raise ValueError(
             f"optimizer must not use {used[0]} with several replicas: Keras applies it to each "
