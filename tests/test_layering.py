@@ -274,6 +274,7 @@ PROPS_MAY_IMPORT = {
     "defects": set(),
     "models": set(),
     "records": {"records", "scale"},
+    "restarts": set(),
     "scale": {"bnref"},
     "second_derivatives": set(),
     "second_passes": set(),

@@ -34,6 +34,7 @@ import bnref
 from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -88,7 +89,6 @@ network = partial(models.three_convolutions, norm, **options)
 model, optimizer = network(), keras.optimizers.Adam(0.02, use_ema=True, ema_momentum=0.99)
 optimizer.build(model.trainable_variables)
 step = training.Run(model, optimizer).step
-start = [variable.numpy() for variable in optimizer.variables]
 some_batches = np.split(x_train[:1500], 5)
 predict = tf.function(partial(model, training=False))
 
@@ -120,10 +120,7 @@ def tested(statistics):
 
 def accuracies_of(seed):
     """The arms every 40 steps."""
-    keras.utils.set_random_seed(seed)
-    model.set_weights(network().get_weights())
-    for variable, value in zip(optimizer.variables, start, strict=True):
-        variable.assign(value)
+    restart(model, optimizer, network, seed=seed)
     averages = optimizer._model_variables_moving_average
     for average, weight in zip(averages, model.trainable_variables, strict=True):
         average.assign(weight)

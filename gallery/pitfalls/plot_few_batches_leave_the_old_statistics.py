@@ -36,6 +36,7 @@ import bnref
 from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -117,16 +118,14 @@ class Traced:
         self.norm, self.model = norm, network(NORMS[norm])
         self.optimizer = keras.optimizers.Adam(3e-3)
         self.optimizer.build(self.model.trainable_variables)
-        self.start = [variable.numpy() for variable in self.optimizer.variables]
         self.step = training.Run(self.model, self.optimizer).step
         self.by_batch = tf.function(partial(self.model, training=True))
         self.at_inference = tf.function(partial(self.model, training=False))
 
     def begin(self, seed, weights=None):
-        keras.utils.set_random_seed(seed)
-        self.model.set_weights(weights or network(NORMS[self.norm]).get_weights())
-        for variable, value in zip(self.optimizer.variables, self.start, strict=True):
-            variable.assign(value)
+        restart(self.model, self.optimizer, partial(network, NORMS[self.norm]), seed=seed)
+        if weights:
+            self.model.set_weights(weights)
 
 
 # %%

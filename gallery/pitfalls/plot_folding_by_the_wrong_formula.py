@@ -22,6 +22,8 @@ hardly shows either.
 # -----
 # Compare the outputs of both models, and not the accuracies: rounding alone stays below 1e-5.
 
+from functools import partial
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,6 +31,7 @@ import numpy as np
 from bnref import folding, training
 from bnref_gallery import datasets, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 EPSILON = 1e-3  # Keras's
 
@@ -144,12 +147,8 @@ def network(case, without_norms=False):
 
 def trained(case, seeds):
     run, weights = training.Run(network(case), keras.optimizers.Adam(5e-3)), []
-    start = [each.numpy() for each in run.optimizer.variables]
     for seed in seeds:
-        keras.utils.set_random_seed(seed)
-        run.model.set_weights(network(case).get_weights())
-        for variable, value in zip(run.optimizer.variables, start, strict=True):
-            variable.assign(value)
+        restart(run.model, run.optimizer, partial(network, case), seed=seed)
         run.train(x_train, data.y_train, steps=150, batch_size=64, seed=seed)
         weights.append(run.model.get_weights())
     return weights

@@ -36,6 +36,7 @@ import bnref
 from bnref import doctor
 from bnref_gallery import datasets, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -165,14 +166,9 @@ def shares(arm):
     optimizer = keras.optimizers.Adam(3e-3)
     variables = list({id(v): v for each in pair for v in each.trainable_variables}.values())
     optimizer.build(variables)
-    start = [v.numpy() for v in optimizer.variables]
     step = traced_step(pair, arm, optimizer, variables)
     for seed in range(scale.at_scale(quick=3, full=10)):
-        keras.utils.set_random_seed(seed)
-        for part, fresh in zip(pair, branches(arm), strict=True):
-            part.set_weights(fresh.get_weights())
-        for variable, value in zip(optimizer.variables, start, strict=True):
-            variable.assign(value)
+        restart(pair, optimizer, partial(branches, arm), seed=seed)
         for batch in batches(seed):
             step(*batch)
         at_inference = share_found(pair, arm, mode=False)

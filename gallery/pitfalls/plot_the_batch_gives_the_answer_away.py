@@ -35,6 +35,7 @@ import bnref
 from bnref import doctor
 from bnref_gallery import scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 N, WIDTH, STEPS = 32, 64, 150
 
@@ -125,11 +126,7 @@ def learnt(groups, places_of_keys):
     optimizer.build(weights)
     step = traced_step(networks, groups, optimizer, weights)
     for seed in range(scale.at_scale(quick=3, full=10)):
-        keras.utils.set_random_seed(seed)
-        for part, fresh in zip(networks, network(groups), strict=True):
-            part.set_weights(fresh.get_weights())
-        for momentum in optimizer.variables[2:]:
-            momentum.assign(tf.zeros_like(momentum))
+        restart(networks, optimizer, partial(network, groups), seed=seed)
         random, losses = np.random.default_rng(seed), []
         for _ in range(STEPS):
             places = tf.constant(places_of_keys(random), tf.int32)

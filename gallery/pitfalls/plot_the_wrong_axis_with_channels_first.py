@@ -34,6 +34,8 @@ convolution is for.
 # A convolution before the norm says where its channels are; the check compares that with the axis
 # of the norm. Images of another width give an error with the wrong axis, and none with the right.
 
+from functools import partial
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,6 +43,7 @@ import numpy as np
 from bnref import doctor, training
 from bnref_gallery import datasets, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -100,13 +103,9 @@ def accuracies(norm):
     """Test accuracies on digits moved 0 to 6 pixels to the right, a row a seed."""
     model, rows = network(norm), []
     run = training.Run(model, keras.optimizers.Adam(3e-3))  # traced once for all seeds
-    start = [each.numpy() for each in run.optimizer.variables]
     moved = np.concatenate([np.roll(data.x_test, pixels, axis=2) for pixels in MOVES])
     for seed in range(scale.at_scale(quick=3, full=10)):
-        keras.utils.set_random_seed(seed)
-        model.set_weights(network(norm).get_weights())
-        for variable, value in zip(run.optimizer.variables, start, strict=True):
-            variable.assign(value)
+        restart(model, run.optimizer, partial(network, norm), seed=seed)
         run.train(data.x_train, data.y_train, steps=150, batch_size=64, seed=seed)
         classes = np.argmax(model.predict(moved, batch_size=500, verbose=0), -1)
         rows.append(np.mean(classes.reshape(len(MOVES), -1) == data.y_test, axis=1))

@@ -33,6 +33,7 @@ import bnref
 from bnref import doctor, training
 from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 STEPS, RATE = 300, 0.1
 
@@ -143,14 +144,10 @@ def learnt(where, decay):
     model, rows = network(), []
     optimizer, kernels = optimizer_of(model, where, decay), kernels_before_norms(model)
     optimizer.build(model.trainable_variables)
-    start = [v.numpy() for v in optimizer.variables]
     grows = {v.path for v in kernels} if where == "growing rate" else set()
     step = traced_step(model, optimizer, grows)
     for seed in range(scale.at_scale(quick=3, full=10)):
-        keras.utils.set_random_seed(seed)
-        model.set_weights(network().get_weights())
-        for variable, value in zip(optimizer.variables, start, strict=True):
-            variable.assign(value)
+        restart(model, optimizer, network, seed=seed)
         batches = training.shuffled_batches(data.x_train, data.y_train, batch_size=32, seed=seed)
         losses, angles = [], []
         for number in range(STEPS):

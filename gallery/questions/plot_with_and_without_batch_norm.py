@@ -21,6 +21,7 @@ weights need :claim:`378 <moving_first>` batches. The network is not slow; the a
 # start, where the population is right, and where a test loses nothing by it.
 
 import textwrap
+from functools import partial
 
 import keras
 import matplotlib.pyplot as plt
@@ -30,6 +31,7 @@ import bnref
 from bnref import doctor, population, training
 from bnref_gallery import datasets, models, records, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -150,16 +152,13 @@ NETWORK = {"image_shape": (14, 14, 1), "filters": (8, 16), "units": 64}
 
 def live(norm):
     """The run and its last weights, and test accuracies; as it is and recomputed at the end."""
-    model = models.two_convolutions(norm, **NETWORK)
+    network = partial(models.two_convolutions, norm, **NETWORK)
+    model, rows = network(), []
     run = training.Run(model, keras.optimizers.Adam(0.002))  # traced once for all seeds
-    start, rows = [each.numpy() for each in run.optimizer.variables], []
     test = (run, batches, x_test, data.y_test)
     measure = {"measure": lambda run: {"accuracy": tested_as_it_is(*test)}, "every": 30}
     for seed in range(scale.at_scale(quick=3, full=10)):
-        keras.utils.set_random_seed(seed)
-        model.set_weights(models.two_convolutions(norm, **NETWORK).get_weights())
-        for variable, value in zip(run.optimizer.variables, start, strict=True):
-            variable.assign(value)
+        restart(model, run.optimizer, network, seed=seed)
         options = {"steps": 120, "batch_size": 64, "seed": seed, **measure}
         history = run.train(x_train, data.y_train, **options)
         weights = model.get_weights()

@@ -19,6 +19,7 @@ has grown, and with such logits no network is sure of anything. With a softmax l
 # Look at the last layer, or let the doctor do it: it follows the outputs back to what made them.
 
 import argparse
+from functools import partial
 
 import keras
 import matplotlib.pyplot as plt
@@ -29,6 +30,7 @@ import bnref
 from bnref import doctor, training
 from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -115,12 +117,8 @@ def of_all_seeds(loss, head):
     """Losses in training and logits of the test images, a row a seed."""
     model, losses, logits = network(head), [], []
     run = training.Run(model, keras.optimizers.Adam(0.002), loss)  # traced once for all seeds
-    start = [each.numpy() for each in run.optimizer.variables]
     for seed in range(scale.at_scale(quick=3, full=10)):
-        keras.utils.set_random_seed(seed)
-        model.set_weights(network(head).get_weights())
-        for variable, value in zip(run.optimizer.variables, start, strict=True):
-            variable.assign(value)
+        restart(model, run.optimizer, partial(network, head), seed=seed)
         options = {"steps": 180, "batch_size": 64, "every": 5, "seed": seed}
         losses.append(run.train(x_train, data.y_train, **options)["loss"])
         logits.append(np.asarray(model(x_test, training=False)))

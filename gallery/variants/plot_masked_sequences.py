@@ -23,6 +23,8 @@ valid steps alone, and of whose predictions none changes.
 # -----
 # The check looks for sequences that end in zeros, of different lengths, and norms without a mask.
 
+from functools import partial
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,6 +33,7 @@ import bnref
 from bnref import doctor, functional, training
 from bnref_gallery import datasets, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -175,11 +178,7 @@ def trained(arm):
     options = {"steps": 120, "batch_size": 32, "every": 20}
     options["measure"] = lambda run: {"accuracy": run.evaluate(test, data.y_test)[1]}
     for seed in range(scale.at_scale(quick=3, full=10)):
-        keras.utils.set_random_seed(seed)
-        model.set_weights(Reader(*arm).get_weights())
-        for each in run.optimizer.variables:
-            if "learning_rate" not in each.path:
-                each.assign(0 * each)
+        restart(model, run.optimizer, partial(Reader, *arm), seed=seed)
         history = run.train(train, data.y_train, seed=seed, **options)
         padded, alone = model(test).numpy(), without_padding(model)
         changed = np.mean(padded.argmax(1) != alone.argmax(1))

@@ -29,6 +29,7 @@ import bnref
 from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -154,12 +155,8 @@ def trained(seeds):
     run = training.Run(
         model, keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.005, 120))
     )
-    start = [each.numpy() for each in run.optimizer.variables]
     for seed in seeds:
-        keras.utils.set_random_seed(seed)
-        model.set_weights(network(norm_right).get_weights())
-        for variable, value in zip(run.optimizer.variables, start, strict=True):
-            variable.assign(value)
+        restart(model, run.optimizer, partial(network, norm_right), seed=seed)
         run.train(x_train, y_train, steps=120, batch_size=64, seed=seed, every=120)
         by_alpha, by_eight = accuracies(model)
         scores.append(by_alpha)

@@ -29,6 +29,7 @@ import bnref
 from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -94,7 +95,6 @@ def batches_of(k):
 rate = keras.optimizers.schedules.CosineDecay(0.1, 300)
 run = training.Run(network(), keras.optimizers.SGD(rate, momentum=0.9))
 copy = training.Run(network())
-first = [each.numpy() for each in run.optimizer.variables]
 
 
 def on_a_copy(tested, batches):
@@ -121,10 +121,7 @@ def tested_corrected(run, batches):
 
 def trained(seed):
     """What was measured in training; losses and accuracies at the end."""
-    keras.utils.set_random_seed(seed)
-    run.model.set_weights(network().get_weights())
-    for variable, value in zip(run.optimizer.variables, first, strict=True):
-        variable.assign(value)
+    restart(run.model, run.optimizer, network, seed=seed)
     options = {"steps": 300, "batch_size": SIZE, "every": 30, "seed": seed, "measure": measure}
     history = run.train(data.x_train, data.y_train, **options)
     final = {str(k): on_a_copy(tested_right, batches_of(k)) for k in K}

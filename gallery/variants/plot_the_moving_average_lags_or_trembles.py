@@ -34,6 +34,7 @@ import bnref
 from bnref import doctor, training
 from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -152,14 +153,10 @@ def test_losses(kind):
     """Every 10 of 400 steps, a row a seed."""
     rate = keras.optimizers.schedules.CosineDecay(0.03, 400)
     run, rows = training.Run(network(kind), keras.optimizers.SGD(rate, momentum=0.9)), []
-    first = [each.numpy() for each in run.optimizer.variables]
     options = {"steps": 400, "batch_size": 4, "every": 10}
     options["measure"] = lambda run: {"test": run.evaluate(data.x_test, data.y_test)[0]}
     for seed in range(scale.at_scale(quick=3, full=10)):
-        keras.utils.set_random_seed(seed)
-        run.model.set_weights(network(kind).get_weights())
-        for variable, value in zip(run.optimizer.variables, first, strict=True):
-            variable.assign(value)
+        restart(run.model, run.optimizer, partial(network, kind), seed=seed)
         rows.append(run.train(data.x_train, data.y_train, seed=seed, **options)["test"])
     return np.array(rows)
 

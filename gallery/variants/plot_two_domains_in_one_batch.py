@@ -21,6 +21,8 @@ batches mix them or not.
 # your training. By hand, do the outputs for a batch of one domain differ between ``training=True``
 # and ``training=False``, while those for mixed batches agree?
 
+from functools import partial
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,6 +31,7 @@ import bnref
 from bnref import doctor, training
 from bnref_gallery import datasets, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -142,12 +145,8 @@ def learn(batch_of, normalized):
     """Test accuracies on clear and on faint digits, every 20 steps, for each seed."""
     rate = keras.optimizers.schedules.CosineDecay(0.003, STEPS)
     run, runs = training.Run(network(normalized), keras.optimizers.Adam(rate)), []
-    first = [each.numpy() for each in run.optimizer.variables]
     for seed in SEEDS:
-        keras.utils.set_random_seed(seed)
-        run.model.set_weights(network(normalized).get_weights())
-        for variable, value in zip(run.optimizer.variables, first, strict=True):
-            variable.assign(value)
+        restart(run.model, run.optimizer, partial(network, normalized), seed=seed)
         random, rows = np.random.default_rng(seed), []
         for number in range(1, STEPS + 1):
             batch = batch_of(random, number)
