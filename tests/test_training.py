@@ -492,3 +492,18 @@ def test_what_is_measured_has_the_same_names_each_time(separable):
             small_model(), *separable, steps=2, batch_size=16, every=1,
             measure=lambda run: {next(names): np.float32(1)},
         )  # fmt: skip
+
+
+def test_a_layer_counts_as_it_is_frozen_in_each_step(separable):
+    model = small_model()
+    run = Run(model, keras.optimizers.SGD(0.1))
+    norm = next(each for each in model.layers if isinstance(each, BatchNorm))
+    x, y = (each[:16] for each in separable)
+    moved = []
+    for frozen in (False, True, False, True):
+        norm.trainable = not frozen
+        before = norm.get_weights()
+        run.step(x, y)
+        pairs = zip(before, norm.get_weights(), strict=True)
+        moved.append([not np.array_equal(old, new) for old, new in pairs])
+    assert moved == [[True] * 4, [False] * 4, [True] * 4, [False] * 4]

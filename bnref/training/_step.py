@@ -27,9 +27,7 @@ class Step:
             optimizer.build(model.trainable_variables)
         self._clipping, self._added = Clipping(optimizer), AddedLosses(model)
         self._known = {id(each) for each in model.trainable_variables}
-        options = {"reduce_retracing": True, "jit_compile": jit_compile or None}
-        self._of_whole = tf.function(self._share_out, **options)
-        self._of_shares = tf.function(self._learn_together, **options)
+        self._jit_compile, self._traced = jit_compile or None, {}
 
     def __call__(self, batch):
         """Take the step on a global batch, and return each replica's share of the loss.
@@ -39,7 +37,7 @@ class Step:
         batch : tuple
             (x, y) or (x, y, weights), the same on every worker; each replica takes its part.
         """
-        return self._of_whole(batch, self._trainable())
+        return self._compiled(self._share_out)(batch)
 
     def on_shares(self, parts):
         """The same where the replicas already hold their shares.
@@ -49,21 +47,29 @@ class Step:
         parts : tuple of tuples
             (x, y) or (x, y, weights) for each of `accumulate` parts, distributed by the strategy.
         """
-        return self._of_shares(parts, self._trainable())
+        return self._compiled(self._learn_together)(parts)
 
-    def _trainable(self):
-        """What is frozen: where a layer has been since, this differs, and a graph is traced."""
+    def _compiled(self, function):
+        """The function, traced for what is trainable now: a layer may have been frozen since.
+
+        One ``tf.function`` for each case. Given to a single one as an argument, the flags of all
+        layers take as long as a third of the step of a small network.
+        """
         self._check_known()
-        return tuple(each.trainable for each in self.model._flatten_layers())
+        case = function.__name__, tuple(each.trainable for each in self.model._flatten_layers())
+        if case not in self._traced:
+            options = {"reduce_retracing": True, "jit_compile": self._jit_compile}
+            self._traced[case] = tf.function(function, **options)
+        return self._traced[case]
 
-    def _share_out(self, batch, trainable):
+    def _share_out(self, batch):
         def on_replica(batch):
             parts = (part(batch, number, of=self.accumulate) for number in range(self.accumulate))
             return self._learn([share(each) for each in parts], number_of(batch))
 
         return self._everywhere(on_replica, batch)
 
-    def _learn_together(self, parts, trainable):
+    def _learn_together(self, parts):
         def on_replica(parts):
             examples = tf.add_n([number_of(each) for each in parts])
             if self.replicas > 1:
