@@ -326,6 +326,22 @@ def test_the_check_says_what_to_look_at_and_imports_are_folded(pages):
     assert check.find("summary").get_text() == "The imports of this page"
 
 
+def test_the_network_that_is_examined_is_folded_and_its_report_is_not(pages):
+    lines = ["x = load()", "", "", "def network(units):", "    return units"]
+    check = pages.build(imports=lines).page().find(id="check")
+    assert check.find("details").find("summary").get_text() == "The network that is examined"
+    assert "def network" in check.find("details").get_text()
+    check = pages.build(imports=["print(examine(network()))"]).page().find(id="check")
+    assert not check.find("details") and "print" in check.find("pre").get_text()
+
+
+def test_a_page_without_a_symptom_says_nothing_of_what_is_seen(pages):
+    text = "Cow\n===\n\nMoo.\n\nCheck\n-----\nLook.\n\nWhy\n---\nBecause.\n"
+    pages.write("pitfalls/plot_cow", text)
+    page = pages.build().page("pitfalls/plot_cow")
+    assert not page.find(class_="page-seen") and "Look." in page.find(id="check").get_text()
+
+
 def test_a_command_that_is_no_python_is_shown_as_it_stands(pages):
     page = pages.build(imports=["srun -N 2 python train.py 0 run"]).page()
     assert "srun -N 2" in page.find(id="check").find("pre").get_text()

@@ -30,7 +30,7 @@ def arrange(app, doctree):
     place = section.index(answer) + 1
     check = titled(doctree, {"Check"})
     if check:
-        section.insert(place, seen_and_checked(section, check[0]))
+        section[place:place] = seen_and_checked(section, check[0])
     known = FOLDER / f"{docname.rpartition('/')[2]}.json"
     if known.exists():
         depend_on(app.env, known)
@@ -41,6 +41,8 @@ def arrange(app, doctree):
         section.insert(place, figure)
     for each in titled(doctree, {"Check", "Experiment"}) if check else []:
         fold_code(each, {"The imports of this page": only_imports, "The code of the figure": draws})
+    for each in check:
+        fold_code(each, {"The network that is examined": makes_a_network})
     for each in titled(doctree, PROOFS):
         fold_code(each, {"": lambda code: True})
 
@@ -51,7 +53,7 @@ def titled(doctree, titles):
 
 
 def seen_and_checked(section, check):
-    """Move the symptoms: what is seen into the line that is returned, checks to their section."""
+    """Move the symptoms: what is seen to the line that is returned, checks to their section."""
     symptoms = [node for node in section if "symptom" in node.get("classes", [])]
     line = nodes.paragraph("", "", nodes.strong(text="You see: "), classes=["page-seen"])
     doctors, by_hand, seen = [], {}, {}
@@ -67,7 +69,7 @@ def seen_and_checked(section, check):
     begin.append(nodes.paragraph(text="Or by hand:" if doctors else "By hand:"))
     begin.append(nodes.bullet_list("", *(nodes.list_item("", each) for each in by_hand.values())))
     check[1:1] = begin if by_hand else []
-    return line
+    return [line] if seen else []
 
 
 def call_of_the_doctor(names):
@@ -128,6 +130,11 @@ def count_of_claims(code):
 def draws(code):
     """Whether a cell draws a figure, and is there for that."""
     return "plt.subplots(" in code or "plt.subplot_mosaic(" in code
+
+
+def makes_a_network(code):
+    """Whether a cell makes the network that the section is about."""
+    return "\ndef network(" in code
 
 
 def only_imports(code):

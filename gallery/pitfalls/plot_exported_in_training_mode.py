@@ -47,6 +47,8 @@ from bnref import doctor, training
 from bnref_gallery import datasets, defects, models, scale
 from bnref_gallery.claims import claim
 
+# %%
+
 
 def answers_by_the_batch(served, x):
     together, alone = np.asarray(served(x))[:1], np.asarray(served(x[:1]))

@@ -31,7 +31,6 @@ from bnref_gallery import datasets, scale, tower_networks
 from bnref_gallery.claims import claim
 
 v1 = tf.compat.v1
-placement = tf1.shared_memory(1)
 
 # %%
 # Fix
@@ -88,6 +87,7 @@ def normalized_by_moments(x, mean, variance):
 # An example with the two functions of the fix: only b is trained, and the loss wants a mean output
 # of 1.
 
+placement = tf1.shared_memory(1)
 u = np.random.default_rng(0).normal(1, 2, (256, 3)).astype("float32")
 w0 = np.array([[1], [2], [-1]], "float32")
 

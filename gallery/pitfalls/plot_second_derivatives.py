@@ -177,7 +177,7 @@ for seed in range(scale.at_scale(quick=3, full=20)):
 
 # %%
 
-fig, ax = plt.subplots(figsize=(6.2, 5), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
 for k, (task, style) in enumerate(zip(TASKS, ("C0o", "C1s", "C2^", "C4|"), strict=True)):
     for row, found in enumerate(errors.values()):
         heights = [row + 0.15 * (k - 1.5)] * len(found)

@@ -35,7 +35,6 @@ from bnref_gallery import datasets, scale, tower_networks
 from bnref_gallery.claims import claim
 
 v1 = tf.compat.v1
-placement = tf1.shared_memory(1)
 
 # %%
 
@@ -122,6 +121,7 @@ class MovesInTraining(keras.layers.BatchNormalization):
 # ----------
 # The methods get ten batches of mean 70 in training, then three of mean 500 at inference.
 
+placement = tf1.shared_memory(1)
 NORMS = {f"{n} as posted": norm for n, norm in tf1.METHODS.items()}
 NORMS["3 repaired"] = partial(tf1.unconditional_average_norm, repaired=True)
 random = np.random.default_rng(0)

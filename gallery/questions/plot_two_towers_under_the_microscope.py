@@ -160,7 +160,7 @@ fixed = {name: observe(tf1.separate_memory(1), norm) for name, norm in FIX.items
 
 # %%
 
-fig, axes = plt.subplots(2, 2, figsize=(6.2, 6), layout="constrained", sharex=True)
+fig, axes = plt.subplots(2, 2, figsize=(6.2, 5.2), layout="constrained", sharex=True)
 for ax, (name, (batch, used, _)) in zip(axes.flat, seen.items(), strict=True):
     for tower in range(batch.shape[1]):
         means, colour = batch[:6, tower, 0], f"C{tower}"

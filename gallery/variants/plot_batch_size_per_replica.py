@@ -159,7 +159,7 @@ live = {name: accuracies_by_seed(*arm) for name, arm in ARMS.items()}
 
 # %%
 
-fig, axes = plt.subplot_mosaic("r;r;l", figsize=(6.2, 7), layout="constrained")
+fig, axes = plt.subplot_mosaic("r;r;l", figsize=(6.2, 5.6), layout="constrained")
 for colour, (norm, name) in enumerate(BY_SIZE.items()):
     sizes = SIZES[1:] if norm == "ghost" else SIZES
     rows = np.array([recorded(norm, size) for size in sizes])
