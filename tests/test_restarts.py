@@ -60,6 +60,12 @@ def test_a_rate_that_was_assigned_is_kept():
     assert run.optimizer.iterations == 0
 
 
+def test_an_optimizer_that_is_not_built_yet_is_built():
+    model, optimizer = network(), keras.optimizers.Adam(0.01)
+    restart(model, optimizer, network, seed=2)
+    assert optimizer.built and len(optimizer.variables) == 2 + 2 * len(model.trainable_variables)
+
+
 def test_nothing_is_traced_again():
     traces = []
 

@@ -25,8 +25,8 @@ def restart(
     model : keras.Model, or a sequence of models that are trained together
         Gets the variables of a new network: weights, populations, and what dropout draws from.
     optimizer : keras.optimizers.Optimizer
-        Built for the model. Its step count and its averages begin anew; a learning rate that was
-        assigned by hand is kept.
+        Built for the model, here if need be. Its step count and its averages begin anew; a learning
+        rate that was assigned by hand is kept.
     network : callable () -> keras.Model, or a sequence of models
         Makes a new network of the same architecture.
     seed : int
@@ -43,7 +43,9 @@ def restart(
         new_parts = [made] if isinstance(made, keras.Model) else made
         _take_over(_variables(parts), _variables(new_parts), "network")
         new_optimizer = type(optimizer).from_config(optimizer.get_config())
-        new_optimizer.build(_variables(parts, trainable=True))
+        for each in (optimizer, new_optimizer):
+            if not each.built:
+                each.build(_variables(parts, trainable=True))
     _take_over(optimizer.variables, new_optimizer.variables, "optimizer")
 
 

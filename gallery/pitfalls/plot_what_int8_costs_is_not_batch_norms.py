@@ -26,6 +26,7 @@ import contextlib
 import io
 import tempfile
 import warnings
+from functools import partial
 
 import keras
 import matplotlib.pyplot as plt
@@ -36,23 +37,10 @@ import bnref
 from bnref import folding, training
 from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
-# Both as functions of what the converter has made.
-
-warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")
-warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
-
-
-def converted(folder, images=None):
-    """An interpreter of an exported model: in float, or in int8 with ranges of ``images``."""
-    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-    if images is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[None]] for image in images)
-    with contextlib.redirect_stdout(io.StringIO()):  # it lists the inputs and outputs
-        content = converter.convert()
-    return tf.lite.Interpreter(model_content=content)
+# Both, of a ``tf.lite.Interpreter``.
 
 
 def operations(interpreter):
@@ -118,12 +106,37 @@ def network(norm):
     return models.three_convolutions(norm, image_shape=(14, 14, 1), filters=(8, 16, 16))
 
 
-def trained(seed, norm):
-    keras.utils.set_random_seed(seed)
-    model = network(norm)
-    options = {"optimizer": keras.optimizers.Adam(0.01), "batch_size": 64, "seed": seed}
-    training.train(model, x_train, data.y_train, steps=120, **options)
+RUNS = {
+    name: training.Run(network(norm), keras.optimizers.Adam(0.01)) for name, norm in NORMS.items()
+}
+
+
+def trained(seed, name):
+    """A network of its own, trained by the one that is traced for all seeds."""
+    run, make = RUNS[name], partial(network, NORMS[name])
+    restart(run.model, run.optimizer, make, seed=seed)
+    run.train(x_train, data.y_train, steps=120, batch_size=64, seed=seed)
+    model = make()
+    model.set_weights(run.model.get_weights())
     return model
+
+
+# %%
+# What the converter makes of it.
+
+warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")
+warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
+
+
+def converted(folder, images=None):
+    """An interpreter of an exported model: in float, or in int8 with ranges of ``images``."""
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if images is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None]] for image in images)
+    with contextlib.redirect_stdout(io.StringIO()):  # it lists the inputs and outputs
+        content = converter.convert()
+    return tf.lite.Interpreter(model_content=content)
 
 
 def tried(model):
@@ -142,9 +155,9 @@ def tried(model):
 # The first model is tried with Keras's layers in place of ours, and folded by hand, too.
 
 trained_models = {
-    (name, seed): trained(seed, norm)
+    (name, seed): trained(seed, name)
     for seed in range(scale.at_scale(quick=3, full=10))
-    for name, norm in NORMS.items()
+    for name in NORMS
 }
 normalized = trained_models["batch norm", 0]
 trained_models["Keras's batch norm", 0] = network(keras.layers.BatchNormalization)
