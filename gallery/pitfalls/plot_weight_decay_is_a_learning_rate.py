@@ -6,8 +6,8 @@ The output of batch norm does not depend on the scale of the weights before it, 
 cannot make the function simpler. It makes these weights turn faster: by √(2ηλ) radians per step of
 plain SGD once their length has settled, measured :claim:`0.133 <angle>` where that is 0.141 (a
 learning rate η = 0.1 and a decay λ = 0.1). The losses of training with decay, and without it at a
-learning rate that grows by (1 − ηλ)⁻² per step, differ in the first 20 steps by
-:claim:`0.0000 <same>` at most.
+learning rate that grows by (1 − ηλ)⁻² per step, are the same in the first 20 steps, to a
+ten-thousandth.
 
 .. symptom:: no better than without batch norm
    :doctor: gamma_vanishes
