@@ -363,8 +363,8 @@ def test_below_code_for_pytorch_stands_what_it_did_when_it_was_run(pages, monkey
     pair, line = content[1].find_all(recursive=False)
     assert "fix-pair" in pair["class"] and "Words." in pair.get_text()
     assert line.get_text() == (
-        "Run with PyTorch 2.13.0 on 2026-11-27, 2 seeds: test accuracy 15 % (12 to 18) with Wrong, "
-        "97 % with Right."
+        "Run with PyTorch 2.13.0 on 2026-11-27, 2 seeds. Test accuracy: 15 % (12 to 18) with "
+        "Wrong, 97 % with Right."
     )
 
 

@@ -50,9 +50,9 @@ def told(provenance, rows):
     day = provenance["date"].rpartition("; ")[2][:10]
     values = {side: [r["value"] for r in rows if r["side"] == side] for side in pytorch_tabs.SIDES}
     wrong, right = (spread(each, rows[0]["unit"]) for each in values.values())
-    seeds = len(values["Wrong"])
+    what, seeds = rows[0]["what"], len(values["Wrong"])
     return (
-        f"Run with PyTorch {version} on {day}, {seeds} seeds: {rows[0]['what']} "
+        f"Run with PyTorch {version} on {day}, {seeds} seeds. {what[0].upper()}{what[1:]}: "
         f"{wrong} with Wrong, {right} with Right."
     )
 

@@ -34,7 +34,7 @@ class Problem(NamedTuple):
 PROBLEMS = {
     "pitfalls/plot_accumulated_gradients_are_not_a_large_batch": Problem(
         whose_statistics.error_of_accumulated_gradient,
-        "error of the gradient of 8 micro-batches of 8, in lengths of that of the batch of 64,",
+        "error of the gradient of 8 micro-batches of 8, in lengths of that of the batch of 64",
         "",
         wrong=(0.3, 1),
         right=(0, 1e-5),
@@ -48,14 +48,14 @@ PROBLEMS = {
     ),
     "pitfalls/plot_half_precision_overflows_and_stands_still": Problem(
         remembered_how.running_variance,
-        "running variance after 1,000 batches of variance 4, by momentum 0.01,",
+        "running variance after 1,000 batches of variance 4, with momentum 0.01",
         "",
         wrong=(3.1, 3.5),
         right=(3.99, 4.01),
     ),
     "pitfalls/plot_numbers_differ_after_a_port": Problem(
         remembered_how.error_of_running_mean,
-        "error of the running mean after 1,000 batches of 8, in deviations of the data,",
+        "error of the running mean after 1,000 batches of 8, in deviations of the data",
         "",
         wrong=(0.25, 0.5),
         right=(0.01, 0.05),
@@ -69,14 +69,14 @@ PROBLEMS = {
     ),
     "pitfalls/plot_one_value_a_channel": Problem(
         whose_statistics.epochs_ended_by_the_last_batch,
-        f"of 3 epochs of 97 examples, those that end in “ValueError: {whose_statistics.MESSAGE}”:",
+        f"epochs, of 3, that end in “ValueError: {whose_statistics.MESSAGE}”",
         "",
         wrong=(3, 3),
         right=(0, 0),
     ),
     "pitfalls/plot_passes_that_should_not_be_remembered": Problem(
         remembered_how.accuracy_after_second_passes,
-        "test accuracy, where the unlabelled data are 100 times as large,",
+        "test accuracy, where the unlabelled data are 100 times as large",
         " %",
         wrong=(0, 30),
         right=(90, 100),
@@ -90,21 +90,21 @@ PROBLEMS = {
     ),
     "pitfalls/plot_the_wrong_axis_with_channels_first": Problem(
         whose_statistics.largest_mean_of_a_channel,
-        "largest mean of a channel that comes out, which should be 0,",
+        "largest mean of a channel that comes out, which should be 0",
         "",
         wrong=(1, 2),
         right=(0, 1e-5),
     ),
     "pitfalls/plot_training_false_does_not_freeze": Problem(
         used_when.move_of_frozen_statistics,
-        "largest move of a running mean in an epoch of other data, in deviations,",
+        "largest move of a running mean in an epoch on other data, in deviations",
         "",
         wrong=(0.5, 5),
         right=(0, 0),
     ),
     "pitfalls/plot_training_was_never_told": Problem(
         used_when.accuracy_class_by_class,
-        "test accuracy, where the test examples come class by class,",
+        "test accuracy, where the test examples come class by class",
         " %",
         wrong=(0, 30),
         right=(90, 100),
