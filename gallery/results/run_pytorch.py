@@ -10,6 +10,7 @@ recorded of that page. Delete the file to measure all anew. Half a minute on two
 TensorFlow is not needed; where bnref is not installed, ``PYTHONPATH=gallery`` finds its records.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ SEEDS = range(3)
 class Problem(NamedTuple):
     """What is measured of a page's code, by a function of the code and a seed, and its bounds."""
 
-    measured: object
+    measured: Callable[[str, int], float]
     what: str
     unit: str
     wrong: tuple  # the least and the greatest value with Wrong, which show the symptom
