@@ -31,6 +31,7 @@ extensions = [
     "claimed",
     "foot",
     "fixes",
+    "ran_in_pytorch",
     "answer_first",
     "see_also",
     "mathml",

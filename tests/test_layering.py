@@ -273,6 +273,7 @@ PROPS_MAY_IMPORT = {
     "datasets": set(),  # nor itself by its full name: the site loads the folder alone
     "defects": set(),
     "models": set(),
+    "pytorch_tabs": set(),
     "records": {"records", "scale"},
     "restarts": set(),
     "scale": {"bnref"},

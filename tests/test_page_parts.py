@@ -19,6 +19,7 @@ import new_page
 import notebooks
 import numpy as np
 import pytest
+import ran_in_pytorch
 import see_also
 import told_to_others
 from bs4 import BeautifulSoup
@@ -27,7 +28,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sphinx.application import Sphinx
 
-from bnref_gallery import claims
+from bnref_gallery import claims, pytorch_tabs, records
 
 ORDER = ["Check", "Fix", "Why", "Experiment", "Proof"]
 # The headings of cells; those of Wrong and Right lie deeper.
@@ -223,7 +224,8 @@ class Pages:
         self.write("pitfalls/plot_cat", PAGE.format(lead=lead, why=why, **{**given, **parts}))
         if claims is not None:
             (self.feet / "plot_cat.json").write_text(json.dumps({"claims": claims}))
-        extensions = ["finder", "sphinx_design", "claimed", "fixes", "answer_first", "see_also"]
+        extensions = ["finder", "sphinx_design", "claimed", "fixes", "ran_in_pytorch"]
+        extensions += ["answer_first", "see_also"]
         told = io.StringIO()
         app = Sphinx(
             self.folder, None, self.folder / "out", self.folder / "trees", "html",
@@ -302,6 +304,81 @@ def test_other_libraries_are_tabs_of_their_own(pages):
     ))  # fmt: skip
     labels = pages.build().page("pitfalls/plot_cow").find_all(class_="sd-tab-label")
     assert [label.get_text(strip=True) for label in labels] == ["Keras 3", "tf_keras"]
+
+
+PYTORCH = """
+Wrong, PyTorch
+^^^^^^^^^^^^^^
+.. code-block:: python
+
+    a()
+
+Right, PyTorch
+^^^^^^^^^^^^^^
+Words.
+
+.. code-block:: python
+
+    b()
+
+"""
+
+
+def page_with_pytorch(pages, monkeypatch, run):
+    """A page with code for PyTorch, where this code was run: by side, with values of two seeds."""
+    monkeypatch.setattr(ran_in_pytorch, "RECORD", pages.folder / "pytorch.csv")
+    columns = ("page", "side", "what", "unit", "seed", "value", "digest")
+    record = records.Record(
+        ran_in_pytorch.RECORD, key=("page",), columns=columns,
+        provenance={"torch": "2.13.0+cpu", "date": "2026-11-27T01:02:03Z"},
+    )  # fmt: skip
+    rows = [
+        (
+            f"pitfalls/plot_{name}",
+            side,
+            "test accuracy",
+            " %",
+            seed,
+            value,
+            pytorch_tabs.digest(code),
+        )
+        for name in ("cow", "horse")
+        for side, (code, values) in run.items()
+        for seed, value in enumerate(values)
+    ]
+    for name in ("cow", "horse"):
+        of_page = [dict(zip(columns, row, strict=True)) for row in rows if name in row[0]]
+        record.add(of_page)
+    code = {"wrong": CODE.format("a"), "right": CODE.format("b") + PYTORCH}
+    pages.write("pitfalls/plot_cow", PAGE.format(lead="4", imports="", why="", **code))
+    return pages.build().page("pitfalls/plot_cow")
+
+
+def test_below_code_for_pytorch_stands_what_it_did_when_it_was_run(pages, monkeypatch):
+    run = {"Wrong": ("a()", [12.3, 17.6]), "Right": ("b()", [96.9, 97.1])}
+    page = page_with_pytorch(pages, monkeypatch, run)
+    assert pages.told == ""
+    content = page.find_all(class_="sd-tab-content")
+    assert not content[0].find(class_="fix-ran"), "not below that for Keras"
+    pair, line = content[1].find_all(recursive=False)
+    assert "fix-pair" in pair["class"] and "Words." in pair.get_text()
+    assert line.get_text() == (
+        "Run with PyTorch 2.13.0 on 2026-11-27, 2 seeds. Test accuracy: 15 % (12 to 18) with "
+        "Wrong, 97 % with Right."
+    )
+
+
+@pytest.mark.parametrize("side, code", [("Wrong", "a( )"), ("Right", "b(1)")])
+def test_code_for_pytorch_that_was_not_run_is_a_warning(pages, monkeypatch, side, code):
+    run = {"Wrong": ("a()", [12]), "Right": ("b()", [97])}
+    page = page_with_pytorch(pages, monkeypatch, run | {side: (code, [50])})
+    assert "the code for PyTorch is not what was run" in pages.told
+    assert not page.find(class_="fix-ran")
+
+
+def test_code_for_pytorch_that_is_not_on_record_is_a_warning(pages, monkeypatch):
+    page_with_pytorch(pages, monkeypatch, {"Wrong": ("a()", [1])})
+    assert "the code for PyTorch is not what was run" in pages.told
 
 
 def test_a_fix_is_short_and_has_two_sides(pages):

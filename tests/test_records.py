@@ -1,12 +1,14 @@
 """Tests of bnref_gallery.records."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import in_new_process
 
 from bnref_gallery import records, scale
 from bnref_gallery.records import Record, provenance_line, read
@@ -239,6 +241,23 @@ def test_the_head_says_how_the_file_was_made(script, path, monkeypatch):
     assert head["python"] == sys.version.split()[0]
     assert int(head["cores"]) == scale.cores()
     assert len(head["date"]) == len("2026-11-21T12:00:00Z") and head["date"].endswith("Z")
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None  # as where it is not installed
+from bnref_gallery import records
+record = records.Record("sweep.csv", key=("seed",), columns=("seed",), provenance={"torch": "2"})
+record.add([{"seed": 1}])
+head, columns = records.read("sweep.csv")
+print(head["device"], head["cores"], head["torch"], columns["seed"], "bnref" in sys.modules)
+"""
+
+
+def test_a_sweep_of_another_framework_is_recorded_without_tensorflow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = in_new_process("-c", WITHOUT_TENSORFLOW)
+    assert printed == f"CPU, {platform.machine()} {os.cpu_count()} 2 [1.] False\n"
 
 
 def test_a_changed_script_is_marked_but_the_recorded_file_is_not(script):

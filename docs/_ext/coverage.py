@@ -7,8 +7,8 @@ from project import ROOT
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
-# Programs of recorded sweeps, which the conformance page shows whole.
-PROGRAMS = ("bnref_gallery.conformance", "bnref_gallery.upstream_")
+# Programs of recorded sweeps, which the conformance page shows whole, and what reads for them.
+PROGRAMS = ("bnref_gallery.conformance", "bnref_gallery.pytorch_", "bnref_gallery.upstream_")
 
 
 def public_names(folders=None):

@@ -2,7 +2,8 @@
 
 In the script they are headings below Fix: ``Wrong`` and ``Right``, and, where another library needs
 other code, ``Wrong, tf_keras`` and ``Right, tf_keras``. What has no library is for Keras 3. Each
-side has at most ten lines of code; blank ones are not counted.
+side has at most ten lines of code; blank ones are not counted. Code for PyTorch, which the build
+does not have, is a ``.. code-block:: python``; `ran_in_pytorch` says below it what it did.
 """
 
 import re
@@ -61,7 +62,7 @@ def beside(library, pair, section):
     codes = [code.astext() for side in both for code in side.findall(nodes.literal_block)]
     longest = max((len(line) for code in codes for line in code.splitlines()), default=0)
     below = ["fix-below"] if longest > BESIDE else []
-    return nodes.container("", *both, classes=["fix-pair", *below])
+    return nodes.container("", *both, classes=["fix-pair", *below], library=library)
 
 
 def tabs(rows):

@@ -56,6 +56,18 @@ def right_norm():
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    norm = nn.BatchNorm1d(64)
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    norm = nn.GroupNorm(8, 64)
+#
 # Why
 # ---
 # It goes wrong at question 1 (whose statistics): those of the micro-batch alone. The accumulated

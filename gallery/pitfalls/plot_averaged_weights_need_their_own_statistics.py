@@ -61,6 +61,29 @@ def averaged_and_recomputed(model, optimizer, batches):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    averaged = AveragedModel(model)
+#    for x, y in loader:
+#        train_step(model, x, y)
+#        averaged.update_parameters(model)
+#    averaged.eval()
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# Both are in ``torch.optim.swa_utils``. ``update_bn`` passes the training data once.
+#
+# .. code-block:: python
+#
+#    averaged = AveragedModel(model)
+#    for x, y in loader:
+#        train_step(model, x, y)
+#        averaged.update_parameters(model)
+#    update_bn(loader, averaged)
+#    averaged.eval()
+#
 # Why
 # ---
 # It goes wrong at question 1 (whose statistics): those of the last weights' activations are used,

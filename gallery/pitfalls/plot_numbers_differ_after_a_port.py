@@ -68,6 +68,18 @@ def norm_as_meant_there(momentum=0.1, eps=1e-5):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    bn = nn.BatchNorm1d(64, momentum=0.99)  # Keras's
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    bn = nn.BatchNorm1d(64, 1e-3, momentum=0.01)
+#
 # Why
 # ---
 # It goes wrong at question 2 (remembered how), in another unit: PyTorch's momentum is the weight of
@@ -75,10 +87,9 @@ def norm_as_meant_there(momentum=0.1, eps=1e-5):
 # it wrong: `momentum in transformers <https://github.com/huggingface/transformers/pull/19454>`__,
 # `both in tacotron_pytorch <https://github.com/r9y9/tacotron_pytorch/issues/19>`__.
 #
-# Why does the wrong epsilon have the best curve in the figure? Many pixels are hardly ever lit, so
-# that their variance is far below 1e-3. Divided by √(σ² + 1e-5) a lit one comes out at 100 and
-# more, and a batch of 8 that has one moves the average by much. The larger epsilon damps that. It
-# is another network than the one that was trained, and here not a worse one.
+# Why does the wrong epsilon have the best curve in the figure? Many pixels are hardly ever lit:
+# their variance is far below 1e-3. Divided by √(σ² + 1e-5) a lit one is 100 and more, and its batch
+# moves the average by much. The larger epsilon damps that: another network, and not a worse one.
 #
 # Experiment
 # ----------

@@ -63,6 +63,18 @@ def codes_by_one_call(network, a, b, training):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    one, other = network(a), network(b)
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    one, other = network(torch.cat([a, b])).chunk(2)
+#
 # Why
 # ---
 # It goes wrong at question 2 (remembered how): each call normalizes its kind of input by its own

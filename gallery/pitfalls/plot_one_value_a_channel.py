@@ -94,6 +94,18 @@ class CorrectedFromTwo(bnref.BatchNorm):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    loader = DataLoader(data, batch_size=32)
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    loader = DataLoader(data, 32, drop_last=True)
+#
 # Why
 # ---
 # It goes wrong at question 1 (whose statistics): they are those of too few. In a batch of two a
@@ -131,8 +143,7 @@ with tf.device("CPU:0"):
 print("with the last batch of one:", of_all, "without:", of_whole)
 
 # %%
-# Perceptrons, trained for 200 steps and tested with exact population statistics. The step is traced
-# once for all seeds.
+# Perceptrons, trained for 200 steps and tested with exact population statistics; traced once.
 
 data = datasets.load("mnist").take(train=2000, test=1000)
 sizes = 1, 2, 8, 32

@@ -111,6 +111,26 @@ def right_by_hand(model, x):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    with torch.no_grad():
+#        guessed = model(unlabelled).argmax(1)
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    norms = [each for each in model.modules()
+#             if isinstance(each, nn.BatchNorm1d)]
+#    for norm in norms:
+#        norm.track_running_stats = False
+#    with torch.no_grad():
+#        guessed = model(unlabelled).argmax(1)
+#    for norm in norms:
+#        norm.track_running_stats = True
+#
 # Why
 # ---
 # It goes wrong at question 2 (remembered how). Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 2,
@@ -169,12 +189,8 @@ for k, (style, label) in enumerate((("C4o", "as remembered"), ("C2|", "recompute
     for row, each in enumerate(runs.values()):
         height = row + 0.2 * k
         ax.plot(each[:, k], [height] * len(each), style, ms=9, label=None if row else label)
-ax.set(
-    title="A second pass in each step, by seed",
-    xlabel="test accuracy",
-    xlim=(0, 1),
-    ylim=(3.5, -0.5),
-)
+ax.set(title="A second pass in each step, by seed", xlabel="test accuracy")
+ax.set(xlim=(0, 1), ylim=(3.5, -0.5))
 ax.set(yticks=range(4), yticklabels=list(runs))
 ax.legend(loc="lower left")
 plt.show()
@@ -216,7 +232,6 @@ for fix in (right, right_by_hand):
     assert not layer.moving_mean.numpy().any(), f"{fix.__name__} leaves the statistics"
 
 # %%
-# The accuracies.
 
 for name, found in runs.items():
     print(name.replace("\n", " "), found.round(3).tolist())

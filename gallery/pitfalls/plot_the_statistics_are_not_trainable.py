@@ -2,11 +2,10 @@
 What saves or copies the trainable variables leaves the statistics behind
 =========================================================================
 
-The moving mean and variance are variables, but not trainable ones. A network of six norms has a
-test accuracy of :claim:`89 % <trained>`. A new one to which its ``trainable_variables`` are copied
-has :claim:`50 % <wrong_copy>`: it predicts by mean 0 and variance 1, and no error is raised. A copy
-of all variables has :claim:`89 % <right_copy>`. Target networks and federated averages that go
-through the trainable variables lose the same.
+Moving mean and variance are variables, but not trainable. A network of six norms has a test
+accuracy of :claim:`89 % <trained>`. A new one to which its ``trainable_variables`` are copied has
+:claim:`50 % <wrong_copy>`: it predicts by mean 0 and variance 1, and no error is raised. A copy of
+all has :claim:`89 % <right_copy>`. Target networks and averages of the first kind lose the same.
 
 .. symptom:: the saved model predicts differently
    :doctor: never_updated
@@ -90,11 +89,23 @@ def saver_of_all_variables():
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    weights = dict(model.named_parameters())
+#    other.load_state_dict(weights, strict=False)
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    other.load_state_dict(model.state_dict())
+#
 # Why
 # ---
 # It goes wrong at question 2 (remembered how): what training has remembered is not handed on. In
-# TensorFlow 1, whoever initializes before restoring gets the start values; whoever does not, an
-# error.
+# TensorFlow 1, who initializes before restoring gets the start values; who does not, an error.
 #
 # Met in `tinghuiz/SfMLearner#17 <https://github.com/tinghuiz/SfMLearner/issues/17>`_ (the error),
 # and in PyTorch: in `DLR-RM/stable-baselines3#996

@@ -69,6 +69,23 @@ def norm_of_channels():
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    norm = nn.BatchNorm1d(x.shape[1])
+#    y = norm(x)  # x: (N, steps, channels)
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# ``BatchNorm1d`` takes the second axis for the channels. A layer made for ``x.shape[2]`` channels
+# says so by an error, unless there are as many steps.
+#
+# .. code-block:: python
+#
+#    norm = nn.BatchNorm1d(x.shape[2])
+#    y = norm(x.transpose(1, 2)).transpose(1, 2)
+#
 # Why
 # ---
 # It goes wrong at question 1 (whose statistics): those of a column over all channels are used, in

@@ -88,6 +88,19 @@ def frozen_later_and_compiled(model, norm):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    base.requires_grad_(False)
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    base.requires_grad_(False)
+#    base.eval()  # after every model.train()
+#
 # Why
 # ---
 # It goes wrong at question 3 (used when), against what was written. A functional model of Keras 3
@@ -138,7 +151,6 @@ def network(library, call):
 
 
 # %%
-# A start has learned the old digits; the table and the figure are of bases tuned on the new ones.
 
 
 def tuned(library, call, unfreeze, *, data=new, size, start=None, epochs=1, seed=0):
@@ -166,25 +178,19 @@ for library, call, unfreeze in ways:
     moved[library.__name__, call, unfreeze] = distance
     print(f"{library.__name__}, {call}, {unfreeze.__name__}: the mean moved by {distance:.3g}")
 
-# %%
-# What it costs in batches of 2.
-
 arms = {
     "keras, base(x)\nnorms frozen": (keras, "base(x)", unfrozen_but_for_norms),
     f"keras, {RECORDED}\nunfrozen": (keras, RECORDED, unfrozen),
     f"tf_keras, {RECORDED}\nunfrozen": (tf_keras, RECORDED, unfrozen),
 }
-runs = np.array(
-    [[tuned(*arm, start=start, size=2)[1] for start in starts] for arm in arms.values()]
-)
+runs = [[tuned(*arm, start=start, size=2)[1] for start in starts] for arm in arms.values()]
 
 # %%
 
 fig, ax = plt.subplots(figsize=(6.2, 2.8), layout="constrained")
 for name, values, style in zip(arms, runs, ("C0o", "C1X", "C2o"), strict=True):
     ax.plot(values, [name] * len(starts), style)
-ax.set(title="Fine-tuned in batches of 2", xlabel="test accuracy")
-ax.set(xlim=(0, 1), ylim=(len(arms) - 0.5, -0.5))
+ax.set(title="Fine-tuned in batches of 2", xlabel="test accuracy", xlim=(0, 1), ylim=(2.5, -0.5))
 plt.show()
 
 # %%
@@ -208,7 +214,6 @@ compiled_again, stands = moved_after_freezing(frozen_later_and_compiled)
 # %%
 # Proof
 # -----
-# Whose mean moved, accuracies, and the doctor on the wrong and the right models.
 
 shows = moved["keras", RECORDED, unfrozen] > 0
 defects.defect("training_overridden", shows)
@@ -216,7 +221,7 @@ for (library, call, unfreeze), distance in moved.items():
     overridden = call == RECORDED and library == "keras" and shows
     expected = unfreeze is unfrozen and (call == "base(x)" or overridden)
     assert (distance > 0) == expected, f"{library}, {call}, {unfreeze.__name__}: moved {distance}"
-right, wrong, of_tf_keras = runs
+right, wrong, of_tf_keras = np.array(runs)
 claim("right", right, "test accuracy, norms frozen", above=0.55)
 claim("wrong", wrong, "test accuracy, the base unfrozen", above=0.15, below=0.95)
 claim("tf_keras", of_tf_keras, "test accuracy, the same in tf_keras", above=0.6)
@@ -228,8 +233,7 @@ assert stands == 0, "compile makes a new one"
 
 
 def found(model, cause):
-    report = doctor.examine(model, new, only=[cause])
-    return [finding.evidence for finding in report.findings]
+    return [each.evidence for each in doctor.examine(model, new, only=[cause]).findings]
 
 
 model, base = network(keras, RECORDED)

@@ -99,6 +99,29 @@ def logits_of_a_right_step(model, x):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    for epoch in range(epochs):
+#        train(model, train_loader)
+#        with torch.no_grad():
+#            accuracy = test(model, test_loader)
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# PyTorch has it the other way round: a module is in training mode until ``model.eval()`` is called,
+# and ``torch.no_grad()`` does not change that.
+#
+# .. code-block:: python
+#
+#    for epoch in range(epochs):
+#        model.train()
+#        train(model, train_loader)
+#        model.eval()
+#        with torch.no_grad():
+#            accuracy = test(model, test_loader)
+#
 # Why
 # ---
 # It goes wrong at question 3 (used when): the statistics of the population are used in training

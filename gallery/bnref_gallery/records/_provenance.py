@@ -1,11 +1,14 @@
 """How a file was made: collected where it is written, said in a sentence where it is shown."""
 
+import os
+import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 _LIBRARIES = ("tensorflow", "keras", "numpy", "bnref")
@@ -53,8 +56,6 @@ def merge(earlier, now):
 
 def collect(path):
     """Return the entries that every file has; `path` is the file that they are for."""
-    from bnref_gallery import scale
-
     script, *arguments = sys.argv or [""]
     folder = Path(script).resolve().parent if Path(script).is_file() else Path.cwd()
     root = Path(_git(folder, "rev-parse", "--show-toplevel") or folder)
@@ -64,11 +65,19 @@ def collect(path):
         "command": shlex.join(["python", script, *arguments]),
         "commit": _commit(root, path),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "device": scale.describe(),
-        "cores": scale.cores(),
+        **_machine(),
         "python": ".".join(map(str, sys.version_info[:3])),
         **{name: _version(name) for name in _LIBRARIES},
     }
+
+
+def _machine():
+    """The device and the cores, of which TensorFlow knows, where it is installed."""
+    if find_spec("tensorflow") is None:  # a sweep of another framework, that runs without it
+        return {"device": f"CPU, {platform.machine()}", "cores": os.cpu_count() or 1}
+    from bnref_gallery import scale
+
+    return {"device": scale.describe(), "cores": scale.cores()}
 
 
 def _commit(root, path):
