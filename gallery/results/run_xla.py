@@ -33,7 +33,8 @@ def run(folder):
         key=("program",),
         columns=COLUMNS,
         provenance={
-            "programs by": f"tensorflow {version}",
+            "tensorflow": f"{version}, which wrote the programs",
+            **dict.fromkeys(("keras", "bnref"), "not used to run them"),
             "jax": jax.__version__,
             "xla device": device.device_kind,
         },
