@@ -45,7 +45,8 @@ def run(folder):
     for each in record.progress([{"program": name} for name in found]):
         name = each["program"]
         program = found[name]
-        rows = [("error", program.error()), ("seconds", program.seconds(size, 5 if few else 50))]
+        rows = [("error", program.error()), ("characters", program.characters(size))]
+        rows.append(("seconds", program.seconds(size, 5 if few else 50)))
         if name.startswith("layer"):
             *_, dy = program.inputs(size)
             rows.append(("least bytes", 4 * dy.nbytes))  # x and dy are read, y and dx written

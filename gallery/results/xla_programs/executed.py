@@ -30,11 +30,17 @@ class Program:
             self.returned = _in_order(arrays, "returned")
         self.state = self.given[: -len(shapes["compared"])]
 
+    def text(self, size):
+        """The program for inputs of this size."""
+        return (self.folder / f"{self.number}-{size}.mlir").read_text("utf-8")
+
+    def characters(self, size):
+        return len(self.text(size))
+
     def compiled(self, size):
         """A function of the state and the inputs of this size, for the device that is there."""
-        text = (self.folder / f"{self.number}-{size}.mlir").read_text("utf-8")
         with mlir.make_ir_context():
-            code = mlir.module_to_bytecode(ir.Module.parse(text))
+            code = mlir.module_to_bytecode(ir.Module.parse(self.text(size)))
         here = jax.devices()[:1]
         run = here[0].client.compile_and_load(code, xla_client.DeviceList(tuple(here)))
         return lambda arguments: run.execute([jax.device_put(each) for each in arguments])
