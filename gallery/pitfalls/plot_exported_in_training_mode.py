@@ -30,9 +30,8 @@ image layer, or with a part that is called with ``training=True``, predicts corr
 # %%
 # Check
 # -----
-# Ask for one example alone and among others: the answers have to be equal to a thousandth of their
-# deviation. Ask it of what is served. The doctor looks at the model before it is exported; of an
-# image layer ``only=["untold_is_training"]`` tells.
+# Ask what is served for one example alone and among others: the answers have to be equal. The
+# doctor looks at the model before; of an image layer ``only=["untold_is_training"]`` tells.
 
 import tempfile
 from functools import partial
@@ -195,7 +194,7 @@ ways = [*EXPORTS, "True within, predict", "image layer, predict", "False, after 
 
 # %%
 
-fig, ax = plt.subplots(figsize=(6.2, 4), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
 for k, (test, style) in enumerate(zip(TESTS, ("C4o", "C3v", "C1s"), strict=True)):
     height = np.arange(len(ways)) + 0.2 * (k - 1)
     ax.plot(runs[..., k].T, height, style, ms=6, label=[test] + [""] * (len(seeds) - 1))

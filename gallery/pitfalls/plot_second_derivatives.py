@@ -19,10 +19,9 @@ training is not concerned.
 # %%
 # Check
 # -----
-# ``value()`` is a number made of first derivatives: a gradient penalty, the loss after an inner
-# step, or, for a Hessian, the slope of the loss along a direction. Its gradient by ``variable``, a
-# kernel before a norm, is compared with central differences. In float64, without dropout and with
-# softplus for each ReLU, whose corners make slopes jump, a sound model is off by less than 1e-4.
+# ``value()`` is made of first derivatives: a gradient penalty, the loss after an inner step, the
+# slope of the loss along a direction. In float64, without dropout and with softplus for ReLU, whose
+# corners make slopes jump, a sound model is off by less than 1e-4.
 
 from functools import partial
 
@@ -177,7 +176,7 @@ for seed in range(scale.at_scale(quick=3, full=20)):
 
 # %%
 
-fig, ax = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.2, 3.7), layout="constrained")
 for k, (task, style) in enumerate(zip(TASKS, ("C0o", "C1s", "C2^", "C4|"), strict=True)):
     for row, found in enumerate(errors.values()):
         heights = [row + 0.15 * (k - 1.5)] * len(found)

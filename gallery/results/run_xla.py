@@ -7,7 +7,7 @@ In two steps, on one machine or on two::
 
 The forward and backward pass of layers, and whole training steps, are compiled by TensorFlow for
 XLA and written as StableHLO; JAX hands them to the XLA of its device. Every program is compared
-with what TensorFlow returned. Then it is timed: on a GPU with arrays of (256, 56, 56, 64) and
+with what TensorFlow returned. Then they are timed in turns: on a GPU with arrays of (256, 56, 56, 64) and
 batches of 256 images, on a CPU with a sixteenth of that. Last, five epochs of CIFAR-10, of which a
 CPU is given 2,560 images. Some minutes on two cores. ``pip install jax``; bnref is not needed for
 ``run``, ``PYTHONPATH=gallery`` finds the records.
@@ -42,11 +42,15 @@ def run(folder):
     few = size == "cpu"
     data = datasets.load("cifar10").take(train=2560 if few else 50000, test=1024 if few else 10000)
     train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
+    seconds = {}
+    for kind in ("layer", "step", "logits"):
+        of_kind = {name: each for name, each in found.items() if name.startswith(kind)}
+        seconds |= executed.seconds(of_kind, size, 20 if few else 50)
     for each in record.progress([{"program": name} for name in found]):
         name = each["program"]
         program = found[name]
         rows = [("error", program.error()), ("characters", program.characters(size))]
-        rows.append(("seconds", program.seconds(size, 5 if few else 50)))
+        rows.append(("seconds", seconds[name]))
         if name.startswith("layer"):
             *_, dy = program.inputs(size)
             rows.append(("least bytes", 4 * dy.nbytes))  # x and dy are read, y and dx written

@@ -62,15 +62,20 @@ class Program:
             found.append(drawn.astype(first.dtype))
         return found
 
-    def seconds(self, size, runs):
-        """The median of so many runs, with arguments that are on the device."""
-        run, found = self.compiled(size), []
-        arguments = [jax.device_put(each) for each in [*self.state, *self.inputs(size)]]
-        for _ in range(runs + 1):
+
+def seconds(programs, size, rounds):
+    """The median time of each program, by name; they take turns, with arguments on the device."""
+    calls = {}
+    for name, program in programs.items():
+        arguments = [jax.device_put(each) for each in [*program.state, *program.inputs(size)]]
+        calls[name] = program.compiled(size), arguments
+    found = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, (run, arguments) in calls.items():
             start = time.perf_counter()
             jax.block_until_ready(run(arguments))
-            found.append(time.perf_counter() - start)
-        return float(np.median(found[1:]))  # the first allocates
+            found[name].append(time.perf_counter() - start)
+    return {name: float(np.median(each[1:])) for name, each in found.items()}  # the first allocates
 
 
 def _in_order(arrays, kind):
