@@ -29,7 +29,8 @@ OLDEST_PYTHON ?= $(call interpreter,12)
 OLDEST := .venv-oldest
 OLDEST_VERSIONS := .ci/oldest.txt
 SITE_TESTS := browser build conformance conformance_page defects elsewhere extensions \
-	finder_and_explorer freshness installed notebooks page_parts search site symptoms upstream_reports
+	finder_and_explorer freshness installed notebooks page_parts pytorch_tabs search site symptoms \
+	upstream_reports upstream_versions xla_programs
 WITHOUT_SITE := $(SITE_TESTS:%=--ignore=tests/test_%.py)
 
 help: ## say what there is

@@ -8,8 +8,8 @@ In two steps, on one machine or on two::
 The forward and backward pass of layers, and whole training steps, are compiled by TensorFlow for
 XLA and written as StableHLO; JAX hands them to the XLA of its device. Every program is compared
 with what TensorFlow returned. Then they are timed in turns: on a GPU with arrays of
-(256, 56, 56, 64) and batches of 256 images, on a CPU with a sixteenth of that. Last come five epochs
-of CIFAR-10, of which a CPU is given 2,560 images. Some minutes on two cores. ``pip install jax``;
+(256, 56, 56, 64) and batches of 256 images, on a CPU with a sixteenth of that. Last, five epochs of
+CIFAR-10, of which a CPU is given 2,560 images. Some minutes on two cores. ``pip install jax``;
 bnref is not needed for ``run``, ``PYTHONPATH=gallery`` finds the records.
 """
 
