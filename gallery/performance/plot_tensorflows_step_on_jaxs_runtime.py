@@ -42,7 +42,9 @@ from bnref_gallery.claims import claim
 #
 # Such a way out of TensorFlow is asked for in `openxla/stablehlo#2708
 # <https://github.com/openxla/stablehlo/issues/2708>`_; ``experimental`` in its name means that it
-# may change. ``gallery/results/run_xla.py write`` does this for every layer, ``run`` hands the text to the XLA
+# may change.
+#
+# ``gallery/results/run_xla.py write`` does this for every layer, ``run`` hands the text to the XLA
 # that JAX has. The layers' shape is that of a ResNet, (16, 56, 56, 64) on a CPU and 256 images on a
 # GPU; the network has three convolutions, and learns 16 images a step, or 256. The programs take
 # turns when they are timed. The curves are of one seed and few images: from epoch to epoch an
