@@ -272,6 +272,7 @@ PROPS_MAY_IMPORT = {
     "conformance": {"bnref", "conformance"},
     "datasets": set(),  # nor itself by its full name: the site loads the folder alone
     "defects": set(),
+    "itself": set(),
     "models": set(),
     "pytorch_tabs": set(),
     "records": {"records", "scale"},

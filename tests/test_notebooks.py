@@ -58,6 +58,7 @@ def test_notebooks_run_from_the_first_cell_to_the_last(tmp_path, monkeypatch):
     monkeypatch.setenv("BNREF_DOWNLOAD", "0")
     chosen = NOTEBOOKS if RUN == "all" else random.SystemRandom().sample(NOTEBOOKS, int(RUN))
     print("executed:", *(path.stem for path in chosen))
+    failed = []
     for path in chosen:
         try:
             try:
@@ -67,7 +68,8 @@ def test_notebooks_run_from_the_first_cell_to_the_last(tmp_path, monkeypatch):
                 # replicas; the build gives its pages a second chance for the same reason.
                 execute(path, tmp_path)
         except (CellExecutionError, DeadKernelError) as error:
-            pytest.fail(f"{path.name} does not run: {error}")
+            failed.append(f"{path.name} does not run: {error}")
+    assert not failed, "\n".join(failed)
 
 
 def execute(path, folder):

@@ -38,6 +38,7 @@ import bnref
 from bnref import training, workers
 from bnref_gallery import datasets
 from bnref_gallery.claims import claim
+from bnref_gallery.itself import own_file
 
 # %%
 
@@ -120,14 +121,14 @@ def worker(folder):
     learn(train_from_the_last, strategy, f"{folder}/checkpoints", measure)
 
 
-if sys.argv[1:]:
-    worker(*sys.argv[1:])
+if len(sys.argv) == 2:
+    worker(sys.argv[1])
     sys.exit()
 
 # %%
 # Two workers, of which one is killed:
 
-script = worker.__code__.co_filename
+script = own_file(worker)
 folder = tempfile.TemporaryDirectory()
 with Path(folder.name, "output").open("w+") as output:
     try:

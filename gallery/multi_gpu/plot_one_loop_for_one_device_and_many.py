@@ -36,6 +36,7 @@ import bnref
 from bnref import devices, training, workers
 from bnref_gallery import datasets
 from bnref_gallery.claims import claim
+from bnref_gallery.itself import own_file
 
 # %%
 
@@ -140,7 +141,7 @@ def program(replicas, folder):
         np.savez(Path(folder) / "history.npz", **history)
 
 
-if sys.argv[1:]:
+if len(sys.argv) == 3 and sys.argv[1].isdecimal():
     program(*sys.argv[1:])
     sys.exit()
 
@@ -148,7 +149,7 @@ if sys.argv[1:]:
 # Without arguments it does all, and compares.
 
 devices.configure()
-curves, script = {}, program.__code__.co_filename
+curves, script = {}, own_file(program)
 with tempfile.TemporaryDirectory() as folder:
     for n, name in ((1, "1 device"), (2, "2 devices"), (3, "3 devices")):
         curves[name] = learn(training.strategy(n), f"{folder}/{n}")

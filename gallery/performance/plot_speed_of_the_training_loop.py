@@ -28,6 +28,7 @@ import bnref
 from bnref import devices, training
 from bnref_gallery import datasets, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.itself import own_file
 
 BATCH, STEPS = 128, 20
 
@@ -94,7 +95,7 @@ if sys.argv[1:] == ["measure"]:
     given = images, data.y_train, rounds
     print(json.dumps({name: fit_and_loop(norm, *given) for name, norm in norms.items()}))
     sys.exit()
-command, crashes = [sys.executable, made.__code__.co_filename, "measure"], 0
+command, crashes = [sys.executable, own_file(made), "measure"], 0
 limited = {"timeout": 600, "capture_output": True, "text": True}  # seconds, were it to hang
 done = subprocess.run(command, **limited)
 while done.returncode < 0:  # ended by a signal

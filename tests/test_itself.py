@@ -1,0 +1,36 @@
+"""Tests of bnref_gallery.itself: a page that starts itself, as a script and as a notebook."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bnref_gallery.itself import own_file
+
+DOUBLE = "def double(x):\n    return 2 * x"
+CELLS = [
+    "get_ipython().run_line_magic('pip', 'install bnref')\n%pip list\nimport sys",
+    DOUBLE,
+    "if sys.argv[1:]:\n    print(double(int(sys.argv[1])))\n    sys.exit()",
+]
+
+
+def function_of(cells, filename="/tmp/ipykernel_1/2.py"):
+    names = {"In": cells} if cells else {}
+    exec(compile(DOUBLE, filename, "exec"), names)
+    return names["double"]
+
+
+def test_a_script_is_its_own_file():
+    assert own_file(test_a_script_is_its_own_file) == __file__
+
+
+def test_the_cells_of_a_notebook_become_a_program_that_runs():
+    path = own_file(function_of(CELLS))
+    done = subprocess.run([sys.executable, path, "21"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
+def test_what_is_in_no_file_and_no_notebook_is_refused():
+    with pytest.raises(ValueError, match="must be written in a file or in a cell.*double"):
+        own_file(function_of(None))
