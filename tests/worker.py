@@ -1,9 +1,10 @@
 """One of several workers, with a fault: ``python worker.py FOLDER FAULT [FILE]``.
 
-FAULT is "none", "dies 1" (the worker of that number kills itself in the middle of an epoch),
-"stops 1" (it falls silent there, and its connections stay open), "ends 1" (it is told to end there,
-by SIGTERM), "nan" (the second replica's loss
-is NaN from step 8 on) or "late" (it waits but 3 seconds for the others).
+FAULT is one of these. In the middle of an epoch, "dies 1": the worker of that number kills itself;
+"stops 1": it falls silent, and its connections stay open; "ends 1": it is told to end, by SIGTERM;
+"waits 1": it writes to FOLDER.1, and goes on after SIGTERM. Throughout, "nan": the second replica's
+loss is NaN from step 8 on; "late": a worker waits but 3 seconds for the others; "no dropout", which
+is no fault: one device has the same curve then; "none".
 The first worker writes its history and weights to FILE.
 """
 
@@ -21,9 +22,19 @@ from bnref import SyncBatchNorm, training, workers
 
 FOLDER, FAULT = sys.argv[1:3]
 SELF = workers.task().index
+RATE = 0 if FAULT == "no dropout" else 0.2
 RANDOM = np.random.default_rng(0)
 X = (RANDOM.standard_normal((90, 6)) * [1, 5, 0.2, 1, 1, 3] + [0, 4, 0, -9, 0, 1]).astype("float32")
 Y = np.int64(X[:, 0] * X[:, 4] > 0)
+
+
+def wait_for_sigterm():
+    """Python writes to the pipe whichever of TensorFlow's threads is given the signal."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    Path(f"{FOLDER}.{SELF}").write_text("waits")
+    os.read(reading, 1)
 
 
 def measure(run):
@@ -33,6 +44,8 @@ def measure(run):
     fault = {f"{name} {SELF}": number for name, number in faults.items()}.get(FAULT)
     if fault and measure.calls == 4:
         os.kill(os.getpid(), fault)
+    if f"waits {SELF}" == FAULT and measure.calls == 4:
+        wait_for_sigterm()
     return dict(zip(("test_loss", "accuracy"), run.evaluate(X, Y), strict=True))
 
 
@@ -42,7 +55,7 @@ print("all workers have started", flush=True)
 keras.utils.set_random_seed(0)
 with strategy.scope():
     layers = [keras.Input((6,)), keras.layers.Dense(16, use_bias=False), SyncBatchNorm()]
-    layers += [keras.layers.ReLU(), keras.layers.Dropout(0.2), keras.layers.Dense(2)]
+    layers += [keras.layers.ReLU(), keras.layers.Dropout(RATE), keras.layers.Dense(2)]
     model, optimizer = keras.Sequential(layers), keras.optimizers.Adam(0.01)
 
 
