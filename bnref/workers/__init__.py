@@ -33,9 +33,7 @@ A scheduler starts the same script once a worker, and says in the environment wh
 
 Without a scheduler ``python -m bnref.workers 2 train.py`` starts two processes on one machine; on
 several, run ``python -m bnref.workers --hosts host-a:12345,host-b:12345 --index 0 train.py`` on
-each with its index. A host that is named more than once with the same port has several workers: the
-second takes the next port, and so on. SIGTERM is passed on to the workers, which may write a
-checkpoint.
+each with its index. SIGTERM comes to the workers, which may write a checkpoint.
 """
 
 from bnref.workers._launcher import start

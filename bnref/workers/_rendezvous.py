@@ -1,7 +1,9 @@
 """Who the other workers are, and a wait for them that ends.
 
-TensorFlow has a rendezvous of its own, which was seen to wait for over ten minutes for a worker
-that never starts.
+Kept beside TensorFlow's own rendezvous, which was seen to wait for over ten minutes for a worker
+that never starts: no public name sets a limit to it, and it does not say who is missing. And
+``TFConfigClusterResolver`` reads ``TF_CONFIG`` without a look at it: a task that is not in its
+cluster, or two at one address, come out as such a wait.
 """
 
 import json
