@@ -50,6 +50,7 @@ def test_a_job_of_which_a_worker_dies_goes_on_and_has_the_curve_of_one_that_did_
     assert done.returncode == 0, done.stdout
     assert "RuntimeError: worker 0 of 2 stopped at step 15, because another work" in done.stdout
     assert "it goes on from step 12" in done.stdout
+    assert "worker 0 measured 4 times" in done.stdout, "at the steps 15, 20, 25 and 30"
     (history, weights), (wanted, others) = (
         pickle.loads(file.read_bytes()) for file in (tmp_path / "result", undisturbed)
     )

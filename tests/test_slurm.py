@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ WHY_NOT = slurm_cluster.why_not()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is one")]
 WORKER = str(Path(__file__).with_name("worker.py"))
 LIMIT = 180  # seconds, a safety net
-SOON = 60  # seconds, by when a job has ended of which a task was killed: start, training and all
+SOON = 30  # seconds after a task is killed, by when its job has ended
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +109,9 @@ def command(folder, fault="none", file=""):
     return [sys.executable, WORKER, str(folder), fault, *([str(file)] if file else [])]
 
 
-def train(cluster, *words, limit=LIMIT):
+def train(cluster, *words):
     """The status of a job step, and all that its tasks said."""
-    done = cluster.run("srun", *words, timeout=limit)
+    done = cluster.run("srun", *words, timeout=LIMIT)
     return done.returncode, done.stdout
 
 
@@ -144,13 +145,15 @@ def test_a_killed_task_ends_the_job_and_the_same_command_ends_as_if_nothing_had_
     cluster, tmp_path, undisturbed
 ):
     folder, file = tmp_path / "c", tmp_path / "result"
-    status, said = train(cluster, "--nodes=2", *command(folder, "dies 1"), limit=SOON)
+    status, said = train(cluster, "--nodes=2", *command(folder, "dies 1"))
+    assert time.time() - Path(f"{folder}.fault").stat().st_mtime < SOON
     assert status != 0
     assert "n2: task 1: Killed" in said, "by Slurm"
     assert "RuntimeError: worker 0 of 2 stopped at step 15, because another worker has st" in said
     assert "it goes on from step 12" in said
     status, said = train(cluster, "--nodes=2", *command(folder, file=file))
     assert status == 0, said
+    assert "worker 0 measured 4 times" in said, "at the steps 15, 20, 25 and 30"
     assert_same_result(file, undisturbed)
 
 
@@ -182,5 +185,7 @@ def test_a_requeued_job_goes_on_by_itself(cluster, tmp_path, undisturbed):
     wait_for(waits)
     assert cluster.run("scontrol", "requeue", job).returncode == 0
     wait_for(ended)
-    assert output.read_text().count("the checkpoint of step 18 is in") == 2, output.read_text()
+    said = output.read_text()
+    assert said.count("the checkpoint of step 18 is in") == 2, said
+    assert "worker 0 measured 3 times" in said, "at the steps 20, 25 and 30"
     assert_same_result(file, undisturbed)
