@@ -139,6 +139,30 @@ def result_in_new_process(function, *arguments, environment=None, options=()):
         return pickle.loads(path.read_bytes())
 
 
+def named_pipe(path):
+    """Make a pipe at a path, for a process that the test does not start itself to say something."""
+    os.mkfifo(path)
+    return Path(path)
+
+
+def wait_for(pipe, limit=180):
+    """Wait until a process has written to the named pipe; the limit is a safety net, in seconds."""
+    return subprocess.run(["cat", pipe], check=True, capture_output=True, timeout=limit)
+
+
+def left(folder):
+    """The numbers of the processes whose command line names the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        if str(folder).encode() in b" ".join(words):
+            found.append(int(process.name))
+    return found
+
+
 if __name__ == "__main__":
     path = Path(sys.argv[1])
     function, arguments = pickle.loads(path.read_bytes())

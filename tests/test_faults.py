@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import QUIET
+from helpers import QUIET, left
 
 from bnref import workers
 from bnref.workers._launcher import _free_ports
@@ -21,19 +21,6 @@ from bnref.workers._launcher import _free_ports
 pytestmark = pytest.mark.slow
 WORKER = str(Path(__file__).with_name("worker.py"))
 LIMIT = 180
-
-
-def left(folder):
-    """The processes whose command line names the folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # it has just ended
-            continue
-        if str(folder).encode() in b" ".join(words):
-            found.append(int(process.name))
-    return found
 
 
 @pytest.fixture
@@ -151,7 +138,7 @@ def test_a_port_that_is_taken_is_named_before_anything_waits(folder, index):
     with socket.create_server(("127.0.0.1", ports[index])):
         status, said = alone(folder, index, ports)
     assert status == 1
-    assert f"worker {index} cannot listen at port {ports[index]}, which TF_CONFIG gives" in said
+    assert f"worker {index} cannot listen at port {ports[index]}, which it was given" in said
     assert "Address already in use. Another program has it" in said
 
 

@@ -302,9 +302,13 @@ def test_the_command_starts_workers_and_gives_their_status_on(script, tmp_path, 
 
 
 def test_the_command_is_one_of_several_machines(script, tmp_path):
-    hosts = ",".join(ADDRESSES)
-    assert command("--hosts", hosts, "--index", 2, script, tmp_path, "fails", "2") == 3
-    assert said_by(tmp_path, 2)["addresses"] == list(ADDRESSES)
+    """The script takes the command's place: its number is that of the process, and its status."""
+    words = ["--hosts", ",".join(ADDRESSES), "--index", "2", script, tmp_path, "fails", "2"]
+    with subprocess.Popen([sys.executable, "-m", "bnref.workers", *words]) as process:
+        assert process.wait(LIMIT) == 3
+    told = said_by(tmp_path, 2)
+    assert told["addresses"] == list(ADDRESSES) and told["pid"] == process.pid
+    assert told["arguments"] == ["fails", "2"]
 
 
 @pytest.mark.parametrize(
@@ -314,6 +318,7 @@ def test_the_command_is_one_of_several_machines(script, tmp_path):
         (["train.py"], "give a count and a script"),
         (["--hosts", "a:1,b:1", "train.py"], "--hosts and --index go together"),
         (["--hosts", "a:1,b", "--index", "0", "train.py"], "the address 'b' is not host:port"),
+        (["--hosts", "a:1,a:1", "--index", "0", "train.py"], "two tasks have the address 'a:1'"),
         (["--hosts", "a:1,b:1", "--index", "2", "train.py"], "its task ('worker', 2) is not one"),
         (["2", "nothing.py"], "there is no file 'nothing.py'"),
         (["0", __file__], "count must be a whole number, at least 1; received 0"),
@@ -322,20 +327,6 @@ def test_the_command_is_one_of_several_machines(script, tmp_path):
 def test_a_command_that_cannot_be_run_says_what_is_accepted(words, said, capsys):
     assert command(*words) in (1, 2)
     assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "hosts, addresses",
-    [
-        ("a:1,a:1,b:1,a:1", ["a:1", "a:2", "b:1", "a:3"]),
-        ("a:1,a:1,a:2", ["a:1", "a:2", "a:3"]),
-        ("a:7,b:7", ["a:7", "b:7"]),
-    ],
-)
-def test_tasks_on_one_host_get_ports_of_their_own(script, tmp_path, hosts, addresses):
-    index = len(addresses) - 1
-    assert command("--hosts", hosts, "--index", index, script, tmp_path) == 0
-    assert said_by(tmp_path, index)["addresses"] == addresses
 
 
 def ended(words, files):

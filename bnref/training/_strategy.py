@@ -1,5 +1,6 @@
 """On what to train: one device, several devices of this process, or several workers."""
 
+import os
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -25,13 +26,15 @@ def strategy(replicas: int | None = None, *, timeout: float = 60.0) -> tf.distri
     Returns
     -------
     tf.distribute.Strategy
-        ``MultiWorkerMirroredStrategy`` if ``TF_CONFIG`` names other workers, which have all started
-        then; TensorFlow's default strategy for one device; ``MirroredStrategy`` for several.
+        ``MultiWorkerMirroredStrategy`` if ``TF_CONFIG`` or the job step of Slurm names other
+        workers (`bnref.workers.task`), which have all started then; TensorFlow's default strategy
+        for one device; ``MirroredStrategy`` for several.
 
     Raises
     ------
     ValueError
-        `replicas` below 1, or given where ``TF_CONFIG`` names other workers.
+        `replicas` below 1, or given where there are other workers; what
+        `bnref.workers.task` refuses.
     OSError, TimeoutError
         As `bnref.workers.meet`.
     """
@@ -60,7 +63,18 @@ def _of_workers(replicas, timeout):
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=how.AUTO if devices.names(1) == ["GPU:0"] else how.RING
     )
-    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    return tf.distribute.MultiWorkerMirroredStrategy(_resolver(), communication_options=options)
+
+
+def _resolver():
+    """What tells TensorFlow who the workers are; None for ``TF_CONFIG``, which it reads itself."""
+    if os.environ.get("TF_CONFIG"):
+        return None
+    own, gpus = workers.task(), tf.config.get_visible_devices("GPU")
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": own.addresses}), task_type="worker", task_id=own.index,
+        num_accelerators={"GPU": len(gpus)}, rpc_layer="grpc",
+    )  # fmt: skip
 
 
 def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 
 from bnref.workers import start, task
@@ -15,8 +14,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m bnref.workers", usage=__doc__)
     parser.add_argument(
         "--hosts",
-        help="all workers, host:port,host:port,...; those of one host "
-        "with the same port take the ports from there on",
+        help="all workers, host:port,host:port,..., each with an address of its own",
     )
     parser.add_argument("--index", type=int, help="which of the hosts this is, from 0")
     parser.add_argument(
@@ -29,46 +27,27 @@ def main(arguments):
     count, words = (None, given.words) if given.hosts else (given.words[:1], given.words[1:])
     if not words or (count and not count[0].isdecimal()):
         parser.error(f"give a count and a script, or --hosts, --index and a script: {given.words}")
-    # Ended from outside it lets its workers end too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        if count:
-            start(words[0], int(count[0]), *words[1:])
-            return 0
-        cluster = {"worker": _with_ports_of_their_own(given.hosts.split(","))}
-        config = {"cluster": cluster, "task": {"type": "worker", "index": given.index}}
-        os.environ["TF_CONFIG"] = json.dumps(config)
-        task()  # refuses what is wrong in it
-        return _run(words)
+        if given.hosts:
+            _become_one_of(given.hosts.split(","), given.index, words)
+        # Ended from outside it lets its workers end too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        start(words[0], int(count[0]), *words[1:])
     except (OSError, RuntimeError, ValueError) as error:
         print(f"bnref.workers: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
-def _with_ports_of_their_own(addresses):
-    """The addresses; of several on one host with the same port the next ones take the next ports.
+def _become_one_of(addresses, index, words):
+    """Say in ``TF_CONFIG`` who is where, and run the script in this process's place.
 
-    Every worker counts alike, so that all come to the same list.
+    So the script gets the signals that are sent to this process, and its status is this one's.
     """
-    found = []
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        while address in found and port.isdecimal():
-            port = str(int(port) + 1)
-            address = f"{host}:{port}"
-        found.append(address)
-    return found
-
-
-def _run(words):
-    """Run a script, and return its status; SIGTERM is passed on, and waited for."""
-    with subprocess.Popen([sys.executable, *words]) as process:
-        try:
-            return process.wait()
-        except SystemExit:
-            process.terminate()
-            process.wait()
-            raise
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    os.environ["TF_CONFIG"] = json.dumps(config)
+    task()  # refuses what is wrong in it
+    os.execv(sys.executable, [sys.executable, *words])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Several workers on one machine, started and ended together.
 
-TensorFlow has no launcher; a shell loop would leave the others running when one has failed.
+Kept for machines without a scheduler. TensorFlow has a launcher for its own tests alone,
+``multi_process_runner``, which runs functions in forks; a loop of the shell would leave the others
+running when one has failed.
 """
 
 import contextlib

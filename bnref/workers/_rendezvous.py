@@ -1,7 +1,9 @@
 """Who the other workers are, and a wait for them that ends.
 
-TensorFlow has a rendezvous of its own, which was seen to wait for over ten minutes for a worker
-that never starts.
+Kept beside TensorFlow's own rendezvous, which was seen to wait for over ten minutes for a worker
+that never starts: no public name sets a limit to it, and it does not say who is missing. And
+``TFConfigClusterResolver`` reads ``TF_CONFIG`` without a look at it: a task that is not in its
+cluster, or two at one address, come out as such a wait.
 """
 
 import json
@@ -10,7 +12,10 @@ import socket
 import time
 from typing import NamedTuple
 
+from bnref.workers import _slurm
+
 _PAUSE = 0.05
+_ALONE = (0, ("localhost:0",))
 
 
 class Task(NamedTuple):
@@ -29,20 +34,31 @@ class Task(NamedTuple):
 
 
 def task() -> Task:
-    """Return this process's place among the workers, as ``TF_CONFIG`` says it.
+    """Return this process's place among the workers, as ``TF_CONFIG`` or Slurm says it.
 
     Returns
     -------
     Task
-        With one address if ``TF_CONFIG`` is unset or empty, or names no other worker.
+        By ``TF_CONFIG`` where it is set and not empty; else by the variables of Slurm's job step,
+        in which a task has the number of its place among the nodes, SLURM_PROCID as a rule. With
+        one address if neither names another worker: the shell of ``salloc`` and the script of
+        ``sbatch`` are no job step.
 
     Raises
     ------
     ValueError
         ``TF_CONFIG`` is no JSON, has another job than "worker" or "chief", an address without a
-        port, one address for two tasks, or a task that is not in its cluster.
+        port, one address for two tasks, or a task that is not in its cluster; or only some of
+        Slurm's variables are there.
     """
-    text = os.environ.get("TF_CONFIG") or "{}"
+    if text := os.environ.get("TF_CONFIG"):
+        return _task_of_tf_config(text)
+    index, addresses = _slurm.place() or _ALONE
+    return Task(index, addresses)
+
+
+def _task_of_tf_config(text):
+    """As TensorFlow reads it, but refused early if it cannot be used."""
     try:
         config = json.loads(text)
         cluster, own = config.get("cluster") or {}, config.get("task") or {}
@@ -59,7 +75,7 @@ def task() -> Task:
             raise ValueError(f"its task {place} is not one of {places}")
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"TF_CONFIG cannot be used: {error}; received {text!r}") from error
-    return Task(places.index(place), addresses) if places else Task(0, ("localhost:0",))
+    return Task(places.index(place), addresses) if places else Task(*_ALONE)
 
 
 def _is_address(text):
@@ -104,7 +120,7 @@ def _listening(own):
     except OSError as error:
         raise OSError(
             error.errno,
-            f"worker {own.index} cannot listen at port {port}, which TF_CONFIG gives it: "
+            f"worker {own.index} cannot listen at port {port}, which it was given: "
             f"{os.strerror(error.errno)}. Another program has it, or the last run still goes on",
         ) from error
 
@@ -168,6 +184,6 @@ def _missing(own, missing, timeout):
     names = ", ".join(f"worker {i} ({own.addresses[i]})" for i in missing)
     return (
         f"worker {own.index} of {len(own.addresses)} waited {timeout:g} s, and did not hear from "
-        f"{names}. Start every worker with the same cluster in TF_CONFIG, or wait longer with "
-        "strategy(timeout=...)"
+        f"{names}. Start every worker with the same cluster, in TF_CONFIG or by one srun, or wait "
+        "longer with strategy(timeout=...)"
     )

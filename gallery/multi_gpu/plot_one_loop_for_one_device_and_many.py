@@ -206,12 +206,10 @@ plt.show()
 # 0.00001, and one came to be 0.002 apart. ``accumulate=k`` gives another curve:
 # :doc:`/gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch`. For float16 set the
 # policy ``mixed_float16``, and wrap the optimizer in ``LossScaleOptimizer``. Several machines must
-# all see the folder. Kubeflow's TFJob sets ``TF_CONFIG`` itself: ``python train.py 0 shared/run``.
-# Under Slurm tell each task the addresses of all and its number; two on a node take two ports::
+# all see the folder. Schedulers say who the workers are, Kubeflow's TFJob in ``TF_CONFIG``, Slurm
+# in variables of its own; there the script is started as it is, once a worker::
 #
-#     hosts=$(srun --label hostname | sort -n | sed 's/.* //; s/$/:12345/' | paste -sd,)
-#     srun bash -c "python -m bnref.workers --hosts $hosts \
-#         --index \$SLURM_PROCID train.py 0 shared/run"
+#     srun --nodes=2 python train.py 0 shared/run
 #
 # Proof
 # -----
