@@ -9,6 +9,13 @@ and nothing else. Mended as it says, the same network has :claim:`94 % <mended>`
 empty. The model comes back as it was, to the bit.
 """
 
+# %%
+# Check
+# -----
+# Give it the training data as training sees them, **in that order**: arrays, a ``tf.data.Dataset``
+# or any batches that ``fit`` takes. A functional model, a subclass, one of ``keras.applications``,
+# one that is loaded: ``python -m bnref.doctor model.keras data.npz`` does the same from a shell.
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,11 +27,6 @@ from bnref_gallery.claims import claim
 from bnref_gallery.restarts import restart
 
 # %%
-# Check
-# -----
-# Give it the training data as training sees them, **in that order**: arrays, a ``tf.data.Dataset``
-# or any batches that ``fit`` takes. A functional model, a subclass, one of ``keras.applications``,
-# one that is loaded: ``python -m bnref.doctor model.keras data.npz`` does the same from a shell.
 
 data = datasets.load("mnist").take(train=2560, test=1000)
 x, y = data.x_train, data.y_train
