@@ -1,13 +1,13 @@
 """Loss and accuracy by the population that is saved, on one replica or on many."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
-from bnref import population
 from bnref._checks import whole_number
-from bnref.functional._replicas import gathered
+from bnref.population import check
 from bnref.training._batches import (
     check_data,
     check_finite,
@@ -17,11 +17,12 @@ from bnref.training._batches import (
 )
 from bnref.training._losses import cross_entropy, logits_of, probabilities, weighted
 from bnref.training._pipelines import Pipeline
+from bnref.training._populations import Populations, check_population
 from bnref.training._sources import is_pipeline, refuse_beside_a_pipeline
 
 
 class Evaluation:
-    """What is compiled once to evaluate a model, and to make its replicas agree.
+    """What is compiled once to evaluate a model.
 
     Parameters
     ----------
@@ -33,22 +34,21 @@ class Evaluation:
 
     def __init__(self, model, *, often):
         self.model, self.strategy = model, model.distribute_strategy
-        self.several = self.strategy.num_replicas_in_sync > 1
+        self.populations = Populations(model)
         self._of_whole, self._of_shares = self._sums_of_part, self._sums
-        if self.several or often:
+        if self.strategy.num_replicas_in_sync > 1 or often:
             self._of_whole = self._everywhere(self._sums_of_part)
             self._of_shares = self._everywhere(self._sums)
-        if self.several:
-            self._agree = tf.function(lambda: self.strategy.run(self._take_over_the_firsts))
 
     def _everywhere(self, function):
         """The function, compiled, on each replica."""
-        return tf.function(
-            lambda batch: self.strategy.run(function, (batch,)), reduce_retracing=True
-        )
+        # A partial: of a lambda TensorFlow would count how often it is traced for any model.
+        compiled = tf.function(partial(self.strategy.run, function), reduce_retracing=True)
+        return lambda batch: compiled((batch,))
 
-    def __call__(self, x, y=None, sample_weight=None, *, batch_size=None):
+    def __call__(self, x, y=None, sample_weight=None, *, batch_size=None, population="first"):
         """Mean loss and accuracy; described at `bnref.training.Run.evaluate`."""
+        check_population(population)
         if is_pipeline(x):
             refuse_beside_a_pipeline(y=y, sample_weight=sample_weight, batch_size=batch_size)
             sums = self._of_pipeline(Pipeline(x, self.model))
@@ -57,9 +57,9 @@ class Evaluation:
             check_data(x, y, sample_weight, batch_size=1)
             data = (x, y) if sample_weight is None else (x, y, sample_weight)
             sums = self._of_arrays(data, batch_size)
-        self.agree()
-        population.check(self.model)
-        loss, right, probable, predictions, weight = np.sum(list(sums), 0)
+        with self.populations.used(population):
+            check(self.model)
+            loss, right, probable, predictions, weight = np.sum(list(sums), 0)
         if probable == predictions:
             raise ValueError(
                 "model must give logits, or end in a softmax of Keras's; received outputs that are "
@@ -83,16 +83,6 @@ class Evaluation:
         for (batch,) in pipeline.batches(once=True):
             yield self.strategy.reduce("sum", self._of_shares(batch), axis=None)
 
-    def agree(self):
-        """Give every replica the first replica's population, and what else is not trained.
-
-        Where each replica remembers its own batches, as with `bnref.layers.BatchNorm`, their
-        populations differ, and the first's is what is read and saved. After this it is the one all
-        infer by. One collective; nothing is done where there is one replica.
-        """
-        if self.several and self.model.non_trainable_variables:
-            self._agree()
-
     def _sums_of_part(self, batch):
         return self._sums(share(batch))
 
@@ -115,12 +105,3 @@ class Evaluation:
         probable = tf.cast(probabilities(logits_of(output)), tf.float64)
         found = losses * counts, right * counts, probable, tf.ones_like(right), counts
         return tf.stack([tf.reduce_sum(each) for each in found])
-
-    def _take_over_the_firsts(self):
-        """Broadcast the first replica's values."""
-        variables = [v for v in self.model.non_trainable_variables if v.dtype != "string"]
-        # float64 holds every float32 and every 32-bit whole number as it is.
-        values = [tf.reshape(tf.cast(each.value, tf.float64), (-1,)) for each in variables]
-        firsts = tf.split(gathered(tf.concat(values, 0))[0], [len(each) for each in values])
-        for variable, first in zip(variables, firsts, strict=True):
-            variable.assign(tf.cast(tf.reshape(first, variable.shape), variable.dtype))
