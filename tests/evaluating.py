@@ -97,8 +97,92 @@ def populations(strategy):
     return found
 
 
+class Largest(keras.metrics.Metric):
+    """The largest output: added up over replicas it would be wrong."""
+
+    def __init__(self):
+        super().__init__(name="largest")
+        self.largest = self.add_variable((), "zeros", name="largest")
+
+    def update_state(self, y, output, sample_weight=None):
+        self.largest.assign(tf.maximum(self.largest.value, tf.reduce_max(output)))
+
+    def result(self):
+        return self.largest.value
+
+
+def spread(y, output):
+    """A function of all outputs."""
+    first, *_ = tf.nest.flatten(output)
+    return tf.reduce_max(first, -1) - tf.reduce_min(first, -1)
+
+
+def metrics():
+    """Of one output; each is made anew."""
+    top = keras.metrics.SparseTopKCategoricalAccuracy(k=2, name="top")
+    entropy = keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="entropy")
+    return [top, entropy, Largest(), spread]
+
+
+class Ranked(keras.metrics.AUC):
+    """The area under the curve of the second class among the first two."""
+
+    def __init__(self):
+        super().__init__(name="area", from_logits=True)
+
+    def update_state(self, y, output, sample_weight=None):
+        super().update_state(y == 1, output[:, 1] - output[:, 0], sample_weight=sample_weight)
+
+
+def of_three_classes():
+    layers = [keras.Input((6,)), bnref.BatchNorm(), keras.layers.Dense(3)]
+    return keras.Sequential(layers)
+
+
+def of_two_outputs(kind):
+    x = keras.Input((6,))
+    dense = keras.layers.Dense
+    outputs = {"kind": dense(3)(x), "sum": dense(1)(x)}
+    return keras.Model(x, outputs if kind is dict else list(outputs.values()))
+
+
+TARGETS = np.arange(61) % 3
+SUM = X.sum(1, keepdims=True)
+WEIGHTS = RANDOM.uniform(0, 3, 61).astype("float32")
+
+
+def counted(strategy):
+    """Metrics of one output and of two, on arrays and on batches that leave replicas without."""
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model, two, listed = of_three_classes(), of_two_outputs(dict), of_two_outputs(list)
+    slices = tf.data.Dataset.from_tensor_slices
+    run, found = training.Run(model), {"weights": model.get_weights()}
+    own = [*metrics(), Ranked()]
+    for name, count in {"run": run.evaluate, "function": partial(training.evaluate, model)}.items():
+        found["arrays", name] = count(X, TARGETS, batch_size=25, metrics=own)
+        found["weighted", name] = count(X, TARGETS, sample_weight=WEIGHTS, metrics=own)
+        data = slices((X, TARGETS.astype("uint8"), WEIGHTS)).batch(20)
+        found["data set", name] = count(data, metrics=own)
+        found["small", name] = count(X[:1], TARGETS[:1], metrics=own)
+    found["state"] = [np.array(v) for each in own[:3] for v in each.variables]
+    of_sum = keras.metrics.MeanSquaredError(name="error")
+    each = {"kind": metrics(), "sum": of_sum}
+    targets = {"kind": TARGETS, "sum": SUM}
+    found["two"] = training.evaluate(two, X, targets, batch_size=25, metrics=each)
+    found["two weights"] = two.get_weights()
+    found["all of two"] = training.evaluate(two, X, targets, metrics=spread)
+    listed.set_weights(two.get_weights())
+    each, pipeline = [None, [of_sum]], slices((X, (TARGETS, SUM))).batch(20)
+    found["list"] = training.evaluate(listed, pipeline, metrics=each)
+    with strategy.scope():
+        inside = keras.metrics.SparseCategoricalAccuracy()
+    found["inside"] = refused(lambda: run.evaluate(X, TARGETS, metrics=[inside]))
+    return found
+
+
 def everything(strategy):
-    return {"populations": populations(strategy)}
+    return {"populations": populations(strategy), "metrics": counted(strategy)}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from evaluating import BATCHES, X, Y, network, norms
+from evaluating import BATCHES, SUM, TARGETS, WEIGHTS, X, Y, network, norms
 from helpers import QUIET, in_new_process, result_in_new_process
 
 from bnref import devices, population, training, workers
@@ -137,3 +137,131 @@ def recomputed_many_times():
         population.recompute(model, BATCHES)
         evaluate(model, X, Y)
     assert not [each for each in said if "retracing" in each]
+
+
+# Metrics.
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def by_numpy(logits, weights):
+    """What the metrics of `evaluating.metrics` and the area under the curve are, in float64."""
+    true, examples = TARGETS[: len(logits)], np.arange(len(logits))
+    rank = (logits > logits[examples, true][:, None]).sum(1)
+    found = {
+        "top": np.average(rank < 2, weights=weights),
+        "entropy": np.average(-log_softmax(logits)[examples, true], weights=weights),
+        "largest": max(logits.max(), 0),  # the metric starts at 0
+        "spread": np.average(np.ptp(logits, 1), weights=weights),
+    }
+    score = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    thresholds = np.array([-1e-7, *np.arange(1, 199) / 199, 1 + 1e-7])
+    above = score[:, None] > thresholds
+    positive = (weights * (true == 1)) @ above / max(weights[true == 1].sum(), 1e-7)
+    negative = (weights * (true != 1)) @ above / max(weights[true != 1].sum(), 1e-7)
+    return {**found, "area": np.trapezoid(positive[::-1], negative[::-1])}
+
+
+@ON
+@WHO
+@pytest.mark.parametrize("name", ["arrays", "weighted", "data set", "small"])
+def test_metrics_are_those_of_all_examples_whatever_the_shares(ran, on, who, name):
+    kernel, bias = (np.float64(each) for each in ran[on]["metrics"]["weights"][4:])
+    logits = np.float64(X) / np.sqrt(1 + 1e-3) @ kernel + bias
+    weights = WEIGHTS if name in ("weighted", "data set") else np.ones(61)
+    size = 1 if name == "small" else 61
+    wanted, found = by_numpy(logits[:size], weights[:size]), ran[on]["metrics"][name, who]
+    assert found.keys() == wanted.keys()
+    for each in wanted:
+        close = 1e-3 if each == "area" else 1e-5  # the metric rounds to 200 thresholds
+        assert found[each] == pytest.approx(wanted[each], rel=close), each
+
+
+def test_metrics_without_weights_differ_so_that_weights_show(ran):
+    one, other = (ran[1]["metrics"][name, "run"] for name in ("arrays", "weighted"))
+    assert min(abs(one[each] - other[each]) for each in ("top", "entropy", "spread")) > 1e-3
+
+
+@ON
+def test_metrics_are_as_they_were_made_after_an_evaluation(ran, on):
+    assert not any(map(np.any, ran[on]["metrics"]["state"]))
+
+
+@ON
+def test_each_output_has_metrics_of_its_own(ran, on):
+    found = ran[on]["metrics"]
+    kernel, bias, of_sum, offset = (np.float64(each) for each in found["two weights"])
+    logits, error = X @ kernel + bias, np.mean((X @ of_sum + offset - SUM) ** 2)
+    wanted = by_numpy(logits, np.ones(61))
+    assert found["two"].keys() == {"top", "entropy", "largest", "spread", "error"}
+    for each in ("top", "entropy", "largest", "spread"):
+        assert found["two"][each] == pytest.approx(wanted[each], rel=1e-5)
+    assert found["two"]["error"] == pytest.approx(error, rel=1e-5)
+    assert found["list"] == {"error": pytest.approx(error, rel=1e-5)}
+    assert found["all of two"] == {"spread": pytest.approx(wanted["spread"], rel=1e-5)}
+
+
+def test_metrics_made_inside_the_scope_of_several_replicas_are_refused(ran):
+    for on in (2, 3, "workers"):
+        said = "metrics must be made outside of the strategy's scope, as they are counted in one"
+        assert said in ran[on]["metrics"]["inside"]
+    assert ran[1]["metrics"]["inside"] == "nothing was refused", "there is no other place"
+
+
+def several_outputs():
+    x = keras.Input((6,))
+    return keras.Model(x, [keras.layers.Dense(2)(x), keras.layers.Dense(3)(x)])
+
+
+def mean():
+    return keras.metrics.Mean()
+
+
+@pytest.mark.parametrize(
+    "make, metrics, said",
+    [
+        (
+            network,
+            lambda: [mean(), mean()],
+            "metrics must have names of their own; received 2 that are",
+        ),
+        (
+            network,
+            lambda: ["accuracy"],
+            "metrics must be Keras metrics or functions (y, output), in a",
+        ),
+        (
+            network,
+            lambda: {"a": mean()},
+            "metrics must be in a list for a model of one output; received",
+        ),
+        (
+            several_outputs,
+            lambda: [mean()],
+            "in the structure of the model's outputs, [0, 1]; received",
+        ),
+        (
+            several_outputs,
+            lambda: {"a": mean()},
+            "in the structure of the model's outputs, [0, 1]; rec",
+        ),
+    ],
+)
+def test_metrics_of_another_structure_are_refused(make, metrics, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        evaluate(make(), X, Y, metrics=metrics())
+
+
+def test_a_loop_can_measure_metrics():
+    entropy = keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="entropy")
+
+    def measure(run):
+        both = dict(zip(("loss_by_hand", "accuracy"), run.evaluate(X, Y), strict=True))
+        return {**both, **run.evaluate(X, Y, metrics=[entropy])}
+
+    history = training.train(network(), X, Y, steps=4, batch_size=20, every=2, measure=measure)
+    np.testing.assert_allclose(history["entropy"], history["loss_by_hand"], rtol=1e-5)
+    assert history["entropy"].shape == (3,) and np.ptp(history["entropy"]) > 1e-3

@@ -119,6 +119,7 @@ MAY_IMPORT = {
         "population",
         "training._batches",
         "training._losses",
+        "training._metrics",
         "training._pipelines",
         "training._populations",
         "training._sources",
@@ -136,6 +137,7 @@ MAY_IMPORT = {
         "workers",
     },
     "training._measuring": {"training._evaluation"},
+    "training._metrics": set(),
     "training._pipelines": {"training._batches", "training._structure"},
     "training._populations": {
         "functional._replicas",

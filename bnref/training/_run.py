@@ -31,15 +31,15 @@ def train(
 
 def evaluate(
     model: keras.Model, x: Any, y: Any = None, *, sample_weight: Any = None,
-    batch_size: int | None = None, population: str | Iterable = "first",
-) -> tuple[float, float]:  # fmt: skip
-    """Mean loss and accuracy of ``model``, as by `Run.evaluate`, which has all that is accepted.
+    batch_size: int | None = None, population: str | Iterable = "first", metrics: Any = None,
+) -> Any:  # fmt: skip
+    """Loss and accuracy of ``model``, or metrics, as by `Run.evaluate`, which says what it takes.
 
     It is made for one call: on one replica nothing is compiled, on several it is in each call. Who
     evaluates often takes that of the run, which is compiled once.
     """
-    evaluation = Evaluation(model, often=False)
-    return evaluation(x, y, sample_weight, batch_size=batch_size, population=population)
+    options = {"batch_size": batch_size, "population": population, "metrics": metrics}
+    return Evaluation(model, often=False)(x, y, sample_weight, **options)
 
 
 class Run(Loop, Measuring):
