@@ -118,5 +118,5 @@ def test_one_number_for_an_output_and_an_evaluation_of_several_are_refused(separ
     step = Run(model, None, losses).step
     with pytest.raises(ValueError, match="loss must give one number an example for each output"):
         step(x, (y, y))
-    with pytest.raises(ValueError, match="model must have one output to be evaluated"):
+    with pytest.raises(ValueError, match="model must have one output to be evaluated without"):
         evaluate(model, x, y)

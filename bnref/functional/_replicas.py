@@ -1,5 +1,7 @@
 """What a replica knows of the others: whether there are any, and their values."""
 
+from functools import partial
+
 import numpy as np
 import tensorflow as tf
 
@@ -39,5 +41,7 @@ def of_all(strategy, function, *given):
 
     Called on every worker, outside of replicas; ``given`` may be values of this worker's own.
     """
-    everywhere = tf.function(lambda: strategy.run(lambda *own: gathered(function(*own)), given))
+    on_replica = partial(strategy.run, lambda *own: gathered(function(*own)), given)
+    # A partial: of a lambda TensorFlow would count how often it is traced, in all calls, and warn.
+    everywhere = tf.function(on_replica)
     return np.array(strategy.experimental_local_results(everywhere())[0])

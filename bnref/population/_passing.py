@@ -26,11 +26,15 @@ class Passes:
     model : keras.Model
     dropout : bool
         Whether layers that act in training only do so: dropout, noise, augmentation.
+    compiled : bool
+        Whether one device compiles its pass, which pays where the same object passes many batches;
+        several replicas always do.
     """
 
-    def __init__(self, model, *, dropout):
+    def __init__(self, model, *, dropout, compiled=False):
         self.model, self.norms = model, norms.find(model)
         self.strategy, self.dropout = _strategy_of_this_process(model), dropout
+        self.compiled, self._traced = compiled, {}
         # Each replica is traced in a thread of its own.
         self.own = threading.local()
 
@@ -80,18 +84,30 @@ class Passes:
             self.model(*arguments, training=True)
         return self.own.seen
 
+    def _compiled_pass(self):
+        """The pass, traced for what is trainable now, and kept for the next batches."""
+        case = tuple(bool(each.trainable) for each in self.model._flatten_layers())
+        if case not in self._traced:
+            run = self._pass if self.strategy is None else partial(self.strategy.run, self._pass)
+            # TensorFlow counts how often a piece of code is traced, whatever for, and warns; of a
+            # partial it counts this one.
+            self._traced[case] = tf.function(partial(run), reduce_retracing=True)
+        return self._traced[case]
+
     def _on_one(self, batches):
+        if not self.compiled:
+            yield from (self._pass(*arguments) for arguments in batches)
+            return
+        run = self._compiled_pass()
         for arguments in batches:
-            yield self._pass(*arguments)
+            yield run(*tf.nest.map_structure(tf.convert_to_tensor, arguments))
 
     def _on_all(self, batches):
         """Each replica passes whole batches, so that the result is that of one device.
 
         Where a norm is synchronized the replicas' batches are one to it: each passes its part then.
         """
-        run = tf.function(
-            lambda arguments: self.strategy.run(self._pass, arguments), reduce_retracing=True
-        )
+        run = self._compiled_pass()
         replicas = self.strategy.num_replicas_in_sync
         if any(norm.synchronized for norm in self.norms):
             for arguments in batches:

@@ -65,7 +65,12 @@ def recompute(
     """
     if variance not in ESTIMATORS:
         raise ValueError(f"variance must be one of {sorted(ESTIMATORS)}; received {variance!r}")
-    collected = _collect(model, batches, dropout)
+    return recompute_by(Passes(model, dropout=dropout), batches, variance=variance)
+
+
+def recompute_by(passes: Passes, batches: Iterable, *, variance: str = "pooled") -> int:
+    """As `recompute`, by passes that may have been compiled before, for the same model."""
+    model, collected = passes.model, _collect(passes, batches)
     check(model, without=[norm.layer for norm, _ in collected])
     estimates = []
     for norm, moments in collected:
@@ -80,9 +85,9 @@ def recompute(
     return len(estimates)
 
 
-def _collect(model, batches, dropout):
+def _collect(passes, batches):
     """Pass the batches through the model; each norm with (counts, means, variances) of its own."""
-    passes, workers = Passes(model, dropout=dropout), strategy_of_workers(model)
+    workers = strategy_of_workers(passes.model)
     rows, number = defaultdict(list), 0
     batches = tqdm(batches, "recomputing", unit="batch", disable=not sys.stderr.isatty())
     for number, seen in enumerate(passes.over(batches), start=1):  # noqa: B007

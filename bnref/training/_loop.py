@@ -154,7 +154,7 @@ class Loop:
 
     def _keep(self, kept, step, rows):
         """Write a checkpoint of what all replicas agree on; the first worker does."""
-        self._evaluation.agree()
+        self._evaluation.populations.agree()
         if workers.task().index == 0:
             kept.write(step=step, rows=rows)
 

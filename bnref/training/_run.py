@@ -1,6 +1,6 @@
 """A run of training: what belongs together from the first step to the last evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -10,6 +10,7 @@ import tensorflow as tf
 from bnref.training._batches import number_of_examples
 from bnref.training._evaluation import Evaluation
 from bnref.training._loop import Loop
+from bnref.training._measuring import Measuring
 from bnref.training._step import Step
 
 
@@ -30,17 +31,18 @@ def train(
 
 def evaluate(
     model: keras.Model, x: Any, y: Any = None, *, sample_weight: Any = None,
-    batch_size: int | None = None,
-) -> tuple[float, float]:  # fmt: skip
-    """Mean loss and accuracy of ``model``, as by `Run.evaluate`, which has all that is accepted.
+    batch_size: int | None = None, population: str | Iterable = "first", metrics: Any = None,
+) -> Any:  # fmt: skip
+    """Loss and accuracy of ``model``, or metrics, as by `Run.evaluate`, which says what it takes.
 
     It is made for one call: on one replica nothing is compiled, on several it is in each call. Who
     evaluates often takes that of the run, which is compiled once.
     """
-    return Evaluation(model, often=False)(x, y, sample_weight, batch_size=batch_size)
+    options = {"batch_size": batch_size, "population": population, "metrics": metrics}
+    return Evaluation(model, often=False)(x, y, sample_weight, **options)
 
 
-class Run(Loop):
+class Run(Loop, Measuring):
     r"""A model in training, on one replica or on many: its optimizer, its step, its evaluation.
 
     Every replica takes the gradient of its share of the mean loss over the global batch,
@@ -142,37 +144,3 @@ class Run(Loop):
     def step_on_replicas(self, x: Any, y: Any, sample_weight: Any = None) -> tf.Tensor:
         """As `step`, but returns each replica's share of the loss, which need no collective."""
         return self._step((x, y) if sample_weight is None else (x, y, sample_weight))
-
-    def evaluate(
-        self, x: Any, y: Any = None, *, sample_weight: Any = None, batch_size: int | None = None
-    ) -> tuple[float, float]:
-        """Mean softmax cross-entropy and accuracy at inference, every example counted once.
-
-        On several replicas each takes its share of every batch, and all use the same population:
-        the first replica's, which is the one that is saved. The others take it over, and keep it.
-
-        Parameters
-        ----------
-        x : array, shape (N, ...), finite; or a tuple, list or dictionary of such
-        y : array, shape (N,), or (N, T) for logits of shape (N, T, classes)
-            Class numbers.
-        sample_weight : array, shape of `y` or (N,), optional
-            Both are means with these weights, of a sum above 0.
-        batch_size : int
-            How many are passed at a time, over all replicas; it does not change the result. 500
-            unless given. `x` may be a ``tf.data.Dataset`` or a function of the ``InputContext``, as
-            for `train`, that ends; nothing else is given with it then.
-
-        Returns
-        -------
-        loss, accuracy : float
-            The same whatever the number of replicas and workers, but for rounding.
-
-        Raises
-        ------
-        ValueError
-            `batch_size`, `x` or `y` out of range; a layer whose moving variance is negative or not
-            finite: named with its channels; outputs that are probabilities by another function than
-            Keras's softmax.
-        """
-        return self._evaluation(x, y, sample_weight, batch_size=batch_size)
