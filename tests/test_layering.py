@@ -136,7 +136,7 @@ MAY_IMPORT = {
         "training._step",
         "workers",
     },
-    "training._measuring": {"training._evaluation"},
+    "training._measuring": {"training._evaluation", "training._step"},
     "training._metrics": set(),
     "training._pipelines": {"training._batches", "training._structure"},
     "training._populations": {

@@ -26,7 +26,8 @@ class Step:
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
         self._clipping, self._added = Clipping(optimizer), AddedLosses(model)
-        self._known = {id(each) for each in model.trainable_variables}
+        self.weights = model.trainable_variables  # those that the optimizer knows
+        self._known = {id(each) for each in self.weights}
         self._jit_compile, self._traced = jit_compile or None, {}
 
     def __call__(self, batch):
