@@ -111,6 +111,7 @@ MAY_IMPORT = {
     "layers.batch_renorm": {"layers._recomputing", "layers._schedule", "layers.batch_norm"},
     "training._added": set(),
     "training._batches": set(),
+    "training._callbacks": {"functional._replicas", "workers"},
     "training._checkpoints": {"_checks"},
     "training._ending": {"functional._replicas", "workers"},
     "training._errors": {"functional._replicas", "workers"},
@@ -128,10 +129,12 @@ MAY_IMPORT = {
     "training._losses": set(),
     "training._loop": {
         "_checks",
+        "training._callbacks",
         "training._checkpoints",
         "training._ending",
         "training._errors",
         "training._evaluation",
+        "training._rows",
         "training._sources",
         "training._step",
         "workers",
@@ -145,6 +148,7 @@ MAY_IMPORT = {
         "population._passing",
         "population._recomputing",
     },
+    "training._rows": {"workers"},
     "training._run": {
         "training._batches",
         "training._evaluation",
