@@ -148,6 +148,7 @@ MAY_IMPORT = {
         "population._passing",
         "population._recomputing",
     },
+    "training._randomness": {"functional._replicas"},
     "training._rows": {"workers"},
     "training._run": {
         "training._batches",
@@ -163,6 +164,7 @@ MAY_IMPORT = {
         "training._batches",
         "training._gradients",
         "training._losses",
+        "training._randomness",
     },
     "training._structure": set(),
     "training._strategy": {"_checks", "devices", "workers"},
