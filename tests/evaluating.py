@@ -181,8 +181,45 @@ def counted(strategy):
     return found
 
 
+def averaging(scaled):
+    inner = keras.optimizers.SGD(0.2, use_ema=True, ema_momentum=0.8)
+    return keras.optimizers.LossScaleOptimizer(inner) if scaled else inner
+
+
+def averaged(strategy, scaled=False):
+    """Six steps whose weights are averaged, and evaluations by the averages.
+
+    Synchronized, so that the weights are those of one device.
+    """
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        layers = [keras.Input((6,)), bnref.SyncBatchNorm(), keras.layers.Dense(8, use_bias=False)]
+        layers += [bnref.SyncBatchNorm(momentum=0.9), keras.layers.ReLU(), keras.layers.Dense(2)]
+        model, optimizer = keras.Sequential(layers), averaging(scaled)
+    run, found = training.Run(model, optimizer), {"weights": []}
+    with run.averaged(BATCHES):
+        found["before the first"] = run.evaluate(X, Y)
+    for _ in range(6):
+        run.step(X, Y)
+        found["weights"].append([np.array(each) for each in model.trainable_variables])
+    found["last"] = run.evaluate(X, Y)
+    before = copies(strategy, model)
+    with run.averaged(BATCHES):
+        found["evaluated"] = run.evaluate(X, Y)
+        found["averages"] = copies(strategy, model)
+    with run.averaged(iter(BATCHES)):
+        run.evaluate(X, Y, population="mean")
+        found["again"] = run.evaluate(X, Y, metrics=[])
+    found["same"] = all(map(np.array_equal, before, copies(strategy, model)))
+    spoilt = [X[:20], X[:20] * np.float32(np.nan)]
+    found["failed"] = refused(lambda: run.averaged(spoilt).__enter__())
+    found["same after an error"] = all(map(np.array_equal, before, copies(strategy, model)))
+    return found
+
+
 def everything(strategy):
-    return {"populations": populations(strategy), "metrics": counted(strategy)}
+    found = {"populations": populations(strategy), "metrics": counted(strategy)}
+    return found | {"averaged": averaged(strategy), "scaled": averaged(strategy, scaled=True)}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tensorflow as tf
 from evaluating import BATCHES, SUM, TARGETS, WEIGHTS, X, Y, network, norms
 from helpers import QUIET, in_new_process, result_in_new_process
 
-from bnref import devices, population, training, workers
+from bnref import BatchNorm, devices, population, training, workers
 from bnref.training import Run, evaluate
 
 pytestmark = pytest.mark.slow
@@ -265,3 +265,64 @@ def test_a_loop_can_measure_metrics():
     history = training.train(network(), X, Y, steps=4, batch_size=20, every=2, measure=measure)
     np.testing.assert_allclose(history["entropy"], history["loss_by_hand"], rtol=1e-5)
     assert history["entropy"].shape == (3,) and np.ptp(history["entropy"]) > 1e-3
+
+
+# Averaged weights.
+
+
+def average(weights, momentum=0.8):
+    """The first, and from then on a moving average."""
+    found = np.float64(weights[0])
+    for each in weights[1:]:
+        found = momentum * found + (1 - momentum) * each
+    return found
+
+
+@ON
+@pytest.mark.parametrize("name", ["averaged", "scaled"])
+def test_the_averages_are_updated_once_a_step_and_on_every_replica(ran, on, name):
+    found = ran[on][name]
+    here = 1 if on == "workers" else on
+    trained = [average(each) for each in zip(*found["weights"], strict=True)]
+    averages = [found["averages"][i : i + here] for i in range(0, len(found["averages"]), here)]
+    for i, wanted in zip((0, 1, 4, 5, 6, 9, 10), trained, strict=True):
+        for each in averages[i]:
+            np.testing.assert_allclose(each, wanted, rtol=1e-5, atol=1e-6)
+    assert np.abs(trained[2] - found["weights"][-1][2]).max() > 1e-2
+
+
+@ON
+@pytest.mark.parametrize("name", ["averaged", "scaled"])
+def test_averages_are_evaluated_with_statistics_of_their_own_as_on_one_device(ran, on, name):
+    for key in ("before the first", "last", "evaluated"):
+        np.testing.assert_allclose(ran[on][name][key], ran[1][name][key], rtol=1e-4)
+    one = ran[1][name]
+    assert abs(one["evaluated"][0] - one["last"][0]) > 1e-2
+
+
+def test_the_statistics_of_the_averages_are_those_that_recompute_finds(ran):
+    layers = [keras.Input((6,)), BatchNorm(), keras.layers.Dense(8, use_bias=False), BatchNorm()]
+    model = keras.Sequential([*layers, keras.layers.ReLU(), keras.layers.Dense(2)])
+    model.set_weights(ran[1]["averaged"]["averages"])
+    found = evaluate(model, X, Y)
+    np.testing.assert_allclose(found, ran[1]["averaged"]["evaluated"], rtol=1e-5)
+    population.recompute(model, BATCHES)
+    np.testing.assert_allclose(evaluate(model, X, Y), found, rtol=1e-4)
+
+
+@ON
+@pytest.mark.parametrize("name", ["averaged", "scaled"])
+def test_after_the_averages_every_replica_has_what_it_had_to_the_bit(ran, on, name):
+    assert ran[on][name]["same"] and ran[on][name]["same after an error"]
+    assert "batches gave moments that are not finite" in ran[on][name]["failed"]
+
+
+def test_averages_that_there_are_not_are_refused():
+    with pytest.raises(ValueError, match="optimizer must average the weights, as it does when it"):
+        Run(network()).averaged(BATCHES).__enter__()
+
+
+def test_averages_are_refused_what_are_no_batches():
+    optimizer = keras.optimizers.SGD(0.1, use_ema=True)
+    with pytest.raises(ValueError, match="batches must be batches of inputs, in a list or a tf"):
+        Run(network(), optimizer).averaged("mean").__enter__()

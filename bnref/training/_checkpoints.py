@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from bnref._checks import whole_number
 
+_NOTHING_YET: dict = {"rows": [], "callbacks": {}}
+
 
 class Checkpoints:
     """Where a `Run` keeps its state, and how often.
@@ -77,10 +79,11 @@ class BoundCheckpoints:
         )
 
     def restore(self):
-        """Put the newest sound checkpoint into the run's variables; return its step and history.
+        """Put the newest sound checkpoint into the run's variables; return its step and progress.
 
-        Nothing is touched, and 0 and [] returned, if there is none. One that cannot be read is
-        warned of, and the one before it used.
+        The progress is a dictionary of the history's "rows" and what the "callbacks" had come to.
+        Nothing is touched, and 0 returned, if there is none. One that cannot be read is warned of,
+        and the one before it used.
 
         Raises
         ------
@@ -108,14 +111,14 @@ class BoundCheckpoints:
                     f"the learning rate is {kept:g}, as in the checkpoint {path}, not {asked:g}",
                     stacklevel=3,
                 )
-            return step, json.loads(self.progress.text)["rows"]
+            return step, {**_NOTHING_YET, **json.loads(self.progress.text)}
         if self.steps():
             raise OSError(
                 f"no checkpoint in {self.folder} can be read; delete the folder to begin anew"
             )
-        return 0, []
+        return 0, _NOTHING_YET
 
-    def write(self, *, step, rows):
+    def write(self, *, step, **progress):
         """Write one; if that fails, the ones before it stay as they are.
 
         Raises
@@ -123,7 +126,7 @@ class BoundCheckpoints:
         OSError
             It could not be written, for want of space for instance.
         """
-        self.progress.text = json.dumps({"rows": rows, "settings": self.settings})
+        self.progress.text = json.dumps({**progress, "settings": self.settings})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.manager.save(checkpoint_number=step)

@@ -4,21 +4,21 @@ The weights come from Keras's random state, so a run is repeated by
 ``keras.utils.set_random_seed(seed)``, then building the model, then training with the same seed.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from bnref import workers
 from bnref._checks import whole_number
+from bnref.training._callbacks import Callbacks
 from bnref.training._checkpoints import BoundCheckpoints, Checkpoints
 from bnref.training._ending import Termination, end
 from bnref.training._errors import check_same_step, explained, total_loss
 from bnref.training._evaluation import Evaluation
+from bnref.training._rows import as_columns, measured, steps_left
 from bnref.training._sources import source_of
 from bnref.training._step import Step
 
@@ -38,6 +38,7 @@ class Loop:
         batch_size: int | None = None, carry: bool = True, seed: int = 0,
         measure: Callable | None = None, every: int = 10, checkpoints: Checkpoints | None = None,
         nonfinite: str = "raise", progress: bool | None = None,
+        callbacks: list[keras.callbacks.Callback] | None = None,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Take a number of steps and return what was measured on the way.
 
@@ -90,6 +91,26 @@ class Loop:
         progress : bool, optional
             Show a bar on standard error; unless given, when that is a terminal. Only the first
             worker does.
+        callbacks : list of keras.callbacks.Callback, optional
+            Keras's, or one's own. A row of the history is to them what the end of an epoch is in
+            ``fit``: they are told its number, from 0, and of "loss" and what `measure` gave; not of
+            step 0, nor of a last row between two multiples of `every`. ``self.model`` has the run's
+            optimizer; where it asks for the end (``stop_training``) the run ends with that row and
+            a checkpoint, all workers at the same step.
+
+            ``EarlyStopping``, ``ModelCheckpoint``, ``CSVLogger``, ``TensorBoard``,
+            ``ReduceLROnPlateau``, ``TerminateOnNaN`` (with ``nonfinite="keep"``) and
+            ``LambdaCallback`` work; a ``monitor`` other than "loss" needs its ``mode``. Those that
+            write files do so on the first worker; the others are told on all, of the first's
+            numbers. Nobody is told of batches.
+
+            A resumed run puts back what they had come to (numbers, words and truth values), so that
+            patience is counted on, and a run that one of them ended stays ended. A ``CSVLogger``
+            has all rows again, or goes on with ``append=True``. ``BackupAndRestore`` is refused,
+            since `checkpoints` are that; ``LearningRateScheduler`` (use a schedule),
+            ``SwapEMAWeights`` (use `averaged`), ``ProgbarLogger`` (use `progress`),
+            ``RemoteMonitor``, whatever saves or writes by batches, and beside `checkpoints`
+            ``restore_best_weights``, which they do not hold.
 
         Returns
         -------
@@ -118,22 +139,14 @@ class Loop:
             accumulate=self.accumulate,
         )  # fmt: skip
         steps = self._check(source, steps, every, nonfinite)
-        kept = None if checkpoints is None else BoundCheckpoints(checkpoints, self)
-        done, rows = (0, []) if kept is None else kept.restore()
-        check_same_step(self.strategy, done, checkpoints)
-        if steps < done:
-            raise ValueError(
-                f"steps must be at least {done}, where the checkpoint is; received {steps}"
-            )
-        if rows and done < steps and rows[-1]["step"] % every:  # the end of a shorter run
-            rows.pop()
+        told = Callbacks(callbacks, self, resumable=checkpoints is not None)
+        kept, done, rows, states = self._resumed(checkpoints, steps, every)
         learn = self._step.on_shares if source.shared else self._step
-        batches = source.batches(start=done) if done < steps else iter(())
         losses = []  # shares of the loss, a step each, since they were last read
-        with Termination(self.strategy, watched=kept is not None) as termination:
-            for step in _bar(done, steps, progress):
-                if 0 < step == done:  # the checkpoint's own step, whose row it holds
-                    continue
+        stopping = Termination(self.strategy, watched=kept is not None)
+        with told.training(rows, states), stopping as termination:
+            batches = source.batches(start=done) if done < steps else iter(())
+            for step in steps_left(done, steps, progress, stopped=told.stopped):
                 row_due = step % every == 0 or step == steps
                 checkpoint_due = checkpoints is not None and checkpoints.due(step, last=steps)
                 with explained(step, checkpoints):
@@ -145,18 +158,37 @@ class Loop:
                         loss = total_loss(self.strategy, losses, step=step, raises=raises)
                         losses.clear()
                     if row_due:
-                        rows.append({"step": step, "loss": loss, **self._measured(measure, rows)})
-                    if checkpoint_due or ends:
-                        self._keep(kept, step, rows)
+                        rows.append({"step": step, "loss": loss, **measured(self, measure, rows)})
+                        told.tell(rows, every=every)
+                    if kept is not None and (checkpoint_due or ends or told.stopped):
+                        self._keep(kept, step, rows=rows, callbacks=told.states())
                     if ends and kept is not None:
                         end(step, kept.folder)
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+                if told.stopped:
+                    break
+        return as_columns(rows)
 
-    def _keep(self, kept, step, rows):
+    def _resumed(self, checkpoints, steps, every):
+        """The checkpoints of this run, and its step, rows and callbacks' states so far."""
+        if checkpoints is None:
+            return None, 0, [], {}
+        kept = BoundCheckpoints(checkpoints, self)
+        done, progress = kept.restore()
+        rows = list(progress["rows"])
+        check_same_step(self.strategy, done, checkpoints)
+        if steps < done:
+            raise ValueError(
+                f"steps must be at least {done}, where the checkpoint is; received {steps}"
+            )
+        if rows and done < steps and rows[-1]["step"] % every:  # the end of a shorter run
+            rows.pop()
+        return kept, done, rows, progress["callbacks"]
+
+    def _keep(self, kept, step, **progress):
         """Write a checkpoint of what all replicas agree on; the first worker does."""
         self._evaluation.populations.agree()
         if workers.task().index == 0:
-            kept.write(step=step, rows=rows)
+            kept.write(step=step, **progress)
 
     def _check(self, source, steps, every, nonfinite):
         """The number of steps; refuses what is out of range, and keeps the `settings`."""
@@ -166,20 +198,3 @@ class Loop:
             raise ValueError(f"nonfinite must be 'raise' or 'keep'; received {nonfinite!r}")
         self.settings = {**source.settings, "accumulate": int(self.accumulate)}
         return steps
-
-    def _measured(self, measure, rows):
-        """What `measure` returns, as numbers that a checkpoint can hold, after a check of names."""
-        found = {} if measure is None else measure(self)
-        found = {name: float(value) for name, value in found.items()}
-        if rows and (names := set(rows[0]) - {"step", "loss"}) != set(found):
-            raise ValueError(
-                f"measure must give {sorted(names)} each time; received {sorted(found)}"
-            )
-        return found
-
-
-def _bar(done, steps, progress):
-    """The numbers of the steps from `done` on, shown as a progress bar if that is wanted."""
-    shown = sys.stderr.isatty() if progress is None else progress
-    shown = shown and workers.task().index == 0
-    return tqdm(range(done, steps + 1), desc="training", unit="step", disable=not shown)

@@ -1,14 +1,20 @@
 """What a run is asked while it trains: how good the model is, by which population."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import keras
+
 from bnref.training._evaluation import Evaluation
+from bnref.training._step import Step
 
 
 class Measuring:
     """The measurements of a `bnref.training.Run`."""
 
+    optimizer: keras.optimizers.Optimizer
+    _step: Step
     _evaluation: Evaluation
 
     def evaluate(
@@ -72,3 +78,33 @@ class Measuring:
         """
         options = {"batch_size": batch_size, "population": population, "metrics": metrics}
         return self._evaluation(x, y, sample_weight, **options)
+
+    @contextlib.contextmanager
+    def averaged(self, batches: Iterable) -> Iterator[None]:
+        """Within, the model has its averaged weights, with statistics of their own.
+
+        For an optimizer with ``use_ema=True``, which averages the weights and leaves the statistics
+        of the last ones. Those of the averages are recomputed. ::
+
+            with run.averaged(batches):
+                loss, accuracy = run.evaluate(x, y)
+                run.model.save("averaged.keras")
+
+        Afterwards, and after an error, every replica has again what it had, to the bit: weights,
+        population, the state of dropout. So nothing is trained within. Before the first step there
+        is no average, and the weights are what they are. On several replicas the averages are those
+        of one device; of several workers each must ask for them.
+
+        Parameters
+        ----------
+        batches : iterable
+            As for `bnref.population.recompute`. A generator is used up by the first time.
+
+        Raises
+        ------
+        ValueError
+            The optimizer averages no weights, or the batches are refused, as by `recompute`.
+        """
+        averages = self._evaluation.populations.averaged
+        with averages(self.optimizer, self._step.weights, batches):
+            yield

@@ -51,6 +51,26 @@ class Populations:
                 recompute_by(self._passes, population)
             yield
 
+    @contextlib.contextmanager
+    def averaged(self, optimizer, weights, batches) -> Iterator[None]:
+        """Within, the model has the averages of its weights, and the population of batches by them.
+
+        Described at `bnref.training.Run.averaged`.
+        """
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        if not getattr(optimizer, "use_ema", False):
+            raise ValueError(
+                "optimizer must average the weights, as it does when it is made with use_ema=True; "
+                f"received {type(optimizer).__name__} without it"
+            )
+        check_population(batches, named=())
+        with put_back(self.strategy, self.model.variables):
+            if int(optimizer.iterations.numpy()):  # before the first step there are no averages
+                optimizer.finalize_variable_values(weights)
+            self.agree()
+            recompute_by(self._passes, batches)
+            yield
+
     def agree(self):
         """Give every replica the first replica's population, and what else is not trained.
 
@@ -79,16 +99,16 @@ class Populations:
             norm.assign(tf.cast(of_all, norm.mean.dtype), tf.cast(mixed, norm.variance.dtype))
 
 
-def check_population(population):
-    """Refuse what is no population to evaluate by."""
-    named = isinstance(population, str) and population in ("first", "mean")
+def check_population(population, *, named=("first", "mean")):
+    """Refuse what is neither a name that is accepted nor an iterable of batches."""
+    if isinstance(population, str) and population in named:
+        return
     no_batches = isinstance(population, str | bytes | dict) or hasattr(population, "shape")
-    if not named and (no_batches or not isinstance(population, Iterable)):
+    if no_batches or not isinstance(population, Iterable):
         received = repr(population) if isinstance(population, str) else type(population).__name__
-        raise ValueError(
-            "population must be 'first', 'mean', or batches to recompute it from, in a list or a "
-            f"tf.data.Dataset; received {received}"
-        )
+        what = "population must be 'first', 'mean', or" if named else "batches must be"
+        how = "batches to recompute it from" if named else "batches of inputs"
+        raise ValueError(f"{what} {how}, in a list or a tf.data.Dataset; received {received}")
 
 
 @contextlib.contextmanager

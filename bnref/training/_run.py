@@ -53,9 +53,14 @@ class Run(Loop, Measuring):
     optimizer adds the R gradients up. What layers add in a pass, by ``add_loss`` or an activity
     regularizer, is taken for a mean over the replica's n examples, and counts n / N. So a step is
     that of one device with the whole batch, even where the replicas' shares are unequal or empty,
-    as far as the layers allow: batch norm does if it is `bnref.layers.SyncBatchNorm`; Keras's
-    dropout draws the same mask on every replica; and TensorFlow's convolutions on CPUs take no
-    empty share.
+    as far as the layers allow: batch norm does if it is `bnref.layers.SyncBatchNorm`; dropout and
+    augmentation draw other numbers; and TensorFlow's convolutions on CPUs take no empty share.
+
+    What Keras's layers draw at random (dropout, noise, ``RandomFlip`` and its like) each replica
+    draws for itself, where in ``fit`` all draw the same. The same seeds draw the same again, and so
+    does a resumed run. Layers that use no ``keras.random.SeedGenerator`` of their own are as Keras
+    has them; where every example must keep its numbers on any number of replicas, augment in the
+    ``tf.data.Dataset``, by ``tf.image.stateless_random_*`` with a seed for each example.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from bnref.training._added import AddedLosses
 from bnref.training._batches import number_of, part, share
 from bnref.training._gradients import Clipping, spoilt_together, summed
 from bnref.training._losses import combined, mean_of_each, weighted
+from bnref.training._randomness import own_of_each_replica
 
 
 class Step:
@@ -26,7 +27,8 @@ class Step:
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
         self._clipping, self._added = Clipping(optimizer), AddedLosses(model)
-        self._known = {id(each) for each in model.trainable_variables}
+        self.weights = model.trainable_variables  # those that the optimizer knows
+        self._known = {id(each) for each in self.weights}
         self._jit_compile, self._traced = jit_compile or None, {}
 
     def __call__(self, batch):
@@ -90,13 +92,14 @@ class Step:
     def _learn(self, parts, examples):
         """Move the weights once, by this replica's parts of a batch of so many examples."""
         loss, gradients, weights = 0.0, [], self.model.trainable_variables
-        for own in parts:
-            with tf.GradientTape() as tape:
-                share_of_loss = self._share_of_loss(*own, examples=examples)
-                share_of_loss += self._share_of_penalty()
-                scaled = self.optimizer.scale_loss(share_of_loss)
-            gradients.append(tape.gradient(scaled, [each.value for each in weights]))
-            loss += share_of_loss
+        with own_of_each_replica(self.model):
+            for own in parts:
+                with tf.GradientTape() as tape:
+                    share_of_loss = self._share_of_loss(*own, examples=examples)
+                    share_of_loss += self._share_of_penalty()
+                    scaled = self.optimizer.scale_loss(share_of_loss)
+                gradients.append(tape.gradient(scaled, [each.value for each in weights]))
+                loss += share_of_loss
         gradients = list(map(summed, *gradients))
         if self.replicas > 1:
             if hasattr(self.optimizer, "dynamic_scale"):
