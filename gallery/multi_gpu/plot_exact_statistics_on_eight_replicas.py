@@ -11,7 +11,8 @@ it jumps :claim:`0.8 times <jumps>` as far.
 
 .. symptom:: validation jumps
    :doctor: trembling_average
-   :cause: the population is remembered from the small batches of one replica
+   :cause: on multiple GPUs only one GPU's running statistics (batch norm stats) are used for eval,
+           remembered from the small batches of that replica
    :check: does it jump less with ``run.evaluate(x, y, population=batches)``?
 """
 

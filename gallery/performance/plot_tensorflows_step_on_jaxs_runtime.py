@@ -2,10 +2,10 @@
 TensorFlow's compiled training step, run by JAX without TensorFlow
 ==================================================================
 
-A training step that TensorFlow has compiled for XLA is :claim:`100 kB <kilobytes>` of text. JAX
-runs it where TensorFlow is not installed, and comes to the same but for rounding: results differ by
-:claim:`0.0009 % <error>` of the largest at most. On the CPU of the record a step of a small network
-takes :claim:`1.09 times <ours>` as long with batch norm as without any, and
+A training step that TensorFlow has compiled for XLA is :claim:`100 kB <kilobytes>` of StableHLO.
+JAX runs it where TensorFlow is not installed, and comes to the same but for rounding: results
+differ by :claim:`0.0009 % <error>` of the largest at most. On the CPU of the record a step of a
+small network takes :claim:`1.09 times <ours>` as long with batch norm as without any, and
 :claim:`1.06 times <kerass>` with Keras's layer. Synchronized batch norm on one device comes to the
 same as ours, to the bit.
 
@@ -41,8 +41,9 @@ from bnref_gallery.claims import claim
 #     text = compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo")
 #
 # Such a way out of TensorFlow is asked for in `openxla/stablehlo#2708
-# <https://github.com/openxla/stablehlo/issues/2708>`_; ``experimental`` in its name means that it
-# may change.
+# <https://github.com/openxla/stablehlo/issues/2708>`_ and, from Keras to StableHLO, in
+# `keras-team/keras#18374 <https://github.com/keras-team/keras/issues/18374>`_; ``experimental`` in
+# its name means that it may change.
 #
 # ``gallery/results/run_xla.py write`` does this for every layer, ``run`` hands the text to the XLA
 # that JAX has. The layers' shape is that of a ResNet, (16, 56, 56, 64) on a CPU and 256 images on a
