@@ -1,6 +1,6 @@
 """
-Exact statistics on eight replicas: each takes its share, and the result is one device's
-========================================================================================
+Eval on multiple GPUs: only one GPU's running batch norm stats, or exact ones of all eight
+==========================================================================================
 
 What eight replicas of 8 images remember is late and noisy. After 60 steps the mean that the first
 one saves is :claim:`0.12 <first>` deviations off that of all images under the present weights, and
