@@ -15,7 +15,7 @@ CELLS = [
 ]
 
 
-def function_of(cells, filename="/tmp/ipykernel_1/2.py"):
+def function_of(cells, filename="cell-2-of-a-kernel.py"):
     names = {"In": cells} if cells else {}
     exec(compile(DOUBLE, filename, "exec"), names)
     return names["double"]
