@@ -128,7 +128,7 @@ class Loop:
         FloatingPointError
             The loss is not finite; says at which step and replica it was first.
         OSError
-            A checkpoint could not be written, or none of those there can be read.
+            A checkpoint could not be written, none of those there can be read, or a batch cannot.
         RuntimeError
             Another worker has stopped.
         SystemExit

@@ -57,11 +57,13 @@ class Pipeline:
         ------
         ValueError
             There is no batch; an element of another structure, or inputs that are not finite.
+        OSError
+            The data of a batch, which is named, cannot be read.
         """
         distributed = self.strategy.distribute_datasets_from_function(
             lambda context: self._of_worker(context, start=start, once=once)
         )
-        batches = _translated(iter(distributed))
+        batches = _translated(iter(distributed), start)
         first = next(batches, None)
         if first is None:
             raise ValueError("x must hold at least one batch; received none")
@@ -115,10 +117,18 @@ def _shares(parts, first, count, *, of):
     return numbers.map(lambda number: tuple(part(each, number, of=of) for each in parts))
 
 
-def _translated(iterator):
-    """The same elements; what `Pipeline` found in them is a ValueError."""
+def _translated(iterator, start):
+    """The same elements, those after ``start`` others; what is found in them is said in words."""
+    number = start
     try:
-        yield from iterator
+        for number, each in enumerate(iterator, start=start + 1):  # noqa: B007
+            yield each
+    except tf.errors.DataLossError as error:
+        reason = re.sub(r"\{\{.*?\}\} ", "", str(error).splitlines()[0]).partition(" [Op:")[0]
+        raise OSError(
+            f"batch {number + 1} of x (from 1) cannot be read: {reason}. TensorFlow does not say "
+            "of which file: read each alone, by sum(1 for _ in tf.data.TFRecordDataset(path))"
+        ) from error
     except tf.errors.InvalidArgumentError as error:
         said = re.search(r"\[(x must [^\]]*)\] \[(\d+)\]", str(error))
         if said is None:
