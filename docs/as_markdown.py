@@ -23,6 +23,7 @@ SECTIONS = {
     "gallery/examine": "Examine your model",
     "gallery/questions": "Questions",
     "gallery/variants": "Variants",
+    "gallery/networks": "Batch norm in a network",
     "gallery/pitfalls": "Pitfalls",
     "gallery/multi_gpu": "Several GPUs",
     "gallery/performance": "Performance",

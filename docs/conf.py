@@ -7,7 +7,15 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parent)]
 
-SECTIONS = ["examine", "questions", "variants", "pitfalls", "multi_gpu", "performance"]
+SECTIONS = [
+    "examine",
+    "questions",
+    "variants",
+    "networks",
+    "pitfalls",
+    "multi_gpu",
+    "performance",
+]
 execute = os.environ.get("BNREF_EXECUTE") != "0"
 
 from api_reference import linkcode_resolve  # noqa: E402, F401 (sphinx.ext.linkcode asks for it)

@@ -4,13 +4,21 @@ Why does a control dependency not hold back the read of a variable?
 
 Because it holds back the operation that asks for the value, not the copy that brings it. In a step
 of method 1 of the post "two towers", traced by TensorFlow, the value of ``batch_mean`` leaves its
-device **before the batch's mean has been computed**. The assignment comes later; the tower's
-``tf.identity``, which waited for the assignment, hands on the old copy.
+device before the mean of the batch has been computed, and the assignment comes
+:claim:`300 µs <sent_early>` later. The tower's ``tf.identity``, which waited for the assignment,
+hands on the old copy: a mean of :claim:`10.0 <stale>` where the batch has 20.
 
-This takes two devices with memory of their own, and both of two defaults of TensorFlow 1, reference
-variables and control flow v1. Either default of TensorFlow 2 repairs it. The whole story:
-:doc:`plot_two_towers`; which statistics are then used: :doc:`plot_two_towers_under_the_microscope`.
+.. symptom:: worse on two GPUs
+   :cause: a variable of another device is read a step late, in spite of a control dependency
+   :check: ``variable.op.type == "VariableV2"``, in a graph with control flow v1
+   :likelihood: seldom
+   :question: 3
 """
+
+# %%
+# Check
+# -----
+# Only reference variables are read so, the default of TensorFlow 1. Which variables of a graph are?
 
 import re
 
@@ -19,18 +27,65 @@ import numpy as np
 import tensorflow as tf
 
 from bnref import tf1
+from bnref_gallery.claims import claim
 
 v1 = tf.compat.v1
 
+
+def reference_variables(graph):
+    """The names of the variables of the graph that are not resource variables."""
+    operations = graph.get_operations()
+    return [each.name for each in operations if each.type in ("VariableV2", "Variable")]
+
+
 # %%
-# One step, as TensorFlow traced it
-# ---------------------------------
+# Fix
+# ---
+# Make resource variables. They are the default since TensorFlow 2, so a graph of TensorFlow 1 gets
+# them by ``v1.enable_resource_variables()`` too, called before the graph is made. Or normalize by
+# the tensors, and not by what is read back.
+#
+# Wrong
+# ^^^^^
+
+
+def moment_variable(name, channels):
+    zeros = v1.zeros_initializer()
+    return v1.get_variable(name, [channels], initializer=zeros, use_resource=False)
+
+
+# %%
+# Right
+# ^^^^^
+
+
+def moment_variable_right(name, channels):
+    zeros = v1.zeros_initializer()
+    return v1.get_variable(name, [channels], initializer=zeros, use_resource=True)
+
+
+# %%
+# Why
+# ---
+# It goes wrong at question 3 (used when): the statistics of the step before are used. Where tower
+# and variable have one memory, the copy is the variable itself, and all is well. It takes two
+# devices with memory of their own, and both of two defaults of TensorFlow 1, reference variables
+# and control flow v1. A resource variable is read by an operation of its own, on the variable's
+# device, and the dependency holds that back. In control flow v2 a branch is a function: its inputs
+# pass through an operation on the variable's device that waits, with the whole call, for the
+# dependency. In both the copy is made after the assignment.
+#
+# The whole story: :doc:`plot_two_towers`; which statistics are then used:
+# :doc:`plot_two_towers_under_the_microscope`.
+#
+# Experiment
+# ----------
 # One tower, the variables on another device, 64 images of 64 × 64 pixels and one channel: mean 10
 # in the first step, 20 in the second, which is traced.
 
 
 def traced(**conditions):
-    """Of the second step: (began in microseconds, operation, its inputs), and the mean used."""
+    """Of the second step: when each operation began; the mean used; reference variables."""
     noise = np.random.default_rng(0).standard_normal((64, 64, 64, 1))
     place = tf1.separate_memory(1)
     with tf1.tensorflow_1(**conditions):
@@ -38,6 +93,7 @@ def traced(**conditions):
         (output,) = tf1.on_towers(
             lambda x: tf1.stored_moments_norm(x, training), x, placement=place
         )
+        found = reference_variables(v1.get_default_graph())
         level = v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE)
         with tf1.session(place) as session:
             for variable in v1.global_variables():  # in order: one average begins as another
@@ -46,9 +102,15 @@ def traced(**conditions):
             trace = v1.RunMetadata()
             feed = {x: noise + 20, training: True}
             y = session.run(output, feed, options=level, run_metadata=trace)
+    used = 20 + noise.mean() - y.mean() * noise.std() / y.std()
+    return events_of(trace), used, found
+
+
+def events_of(trace):
+    """(began in microseconds, operation, its inputs), in order."""
     nodes = [node for device in trace.step_stats.dev_stats for node in device.node_stats]
     events = [(node.all_start_micros, node.node_name, node.timeline_label) for node in nodes]
-    return sorted(events), 20 + noise.mean() - y.mean() * noise.std() / y.std()
+    return sorted(events)
 
 
 def began(events, pattern):
@@ -56,8 +118,10 @@ def began(events, pattern):
     return max(time for time, name, label in events if re.search(pattern, f"{name} {label}"))
 
 
-events, mean = traced()
-STEPS = {  # what happens, on which device, and the operation that does it
+# %%
+# What happens in the step, on which device, and the operation that does it.
+
+STEPS = {
     "read batch_mean": ("variables", r"^bn_conv/batch_mean/read "),
     "send it to the tower": ("variables", r"Identity/Switch "),
     "mean of the batch": ("tower", r"^tower_0/bn_conv/moments/mean "),
@@ -65,25 +129,11 @@ STEPS = {  # what happens, on which device, and the operation that does it
     "tf.identity(batch_mean)": ("tower", r"cond_\d*/Identity "),
     "normalize": ("tower", r"batchnorm/sub "),
 }
+events, stale, _ = traced()
 when = {what: began(events, pattern) for what, (_, pattern) in STEPS.items()}
-fig, ax = plt.subplots(figsize=(6.2, 2.8), layout="constrained")
-for device, colour in {"variables": "C1", "tower": "C0"}.items():
-    rows = [row for row, (where, _) in enumerate(STEPS.values()) if where == device]
-    times = np.array(list(when.values()))[rows] - when["read batch_mean"]
-    ax.plot(times, rows, "o", color=colour, ms=9, label=f"device of the {device}")
-ax.set_yticks(range(len(STEPS)), list(STEPS))
-ax.set(xlabel="microseconds since the read")
-ax.invert_yaxis()
-ax.legend()
-plt.show()
 
 # %%
-# Under other defaults
-# --------------------
-# A resource variable is read by an operation of its own, on the variable's device, and the
-# dependency holds that back. In control flow v2 a branch is a function: its inputs pass through an
-# operation on the variable's device that waits, with the whole call, for the dependency. In both,
-# the copy is made after the assignment.
+# The same under other defaults: when is the value sent, counted from the assignment?
 
 SENT = r"(Identity/(Switch|ReadVariableOp) )|(then/.*input/.*batch_mean)"
 ASSIGNED = r"^tower_0/bn_conv/Assign(VariableOp)? "
@@ -91,24 +141,46 @@ results = {}
 for resource in (False, True):
     for v2 in (False, True):
         name = f"{'resource' if resource else 'reference'} variables, control flow v{1 + v2}"
-        events, mean = traced(resource_variables=resource, control_flow_v2=v2)
-        results[name] = began(events, SENT) - began(events, ASSIGNED), mean
-fig, ax = plt.subplots(figsize=(6.2, 2.2), layout="constrained")
-for row, (sent, _) in enumerate(results.values()):
-    ax.barh(row, sent, color="C1" if sent < 0 else "C2")
-ax.set_yticks(range(4), [name.replace(", ", ",\n") for name in results])
-ax.axvline(0, color="#555555", lw=1)
-ax.set(xlabel="value sent, microseconds after the assignment")
-ax.invert_yaxis()
+        events, mean, found = traced(resource_variables=resource, control_flow_v2=v2)
+        results[name] = began(events, SENT) - began(events, ASSIGNED), mean, found
+
+# %%
+
+fig, (step, defaults) = plt.subplots(2, 1, figsize=(6.2, 4.8), layout="constrained")
+for device, colour in {"variables": "C1", "tower": "C0"}.items():
+    rows = [row for row, (where, _) in enumerate(STEPS.values()) if where == device]
+    times = np.array(list(when.values()))[rows] - when["read batch_mean"]
+    step.plot(times, rows, "o", color=colour, ms=9, label=f"device of the {device}")
+step.set_yticks(range(len(STEPS)), list(STEPS))
+step.set(title="One step of method 1", xlabel="microseconds since the read")
+step.invert_yaxis()
+step.legend()
+for row, (sent, _, _) in enumerate(results.values()):
+    defaults.barh(row, sent, color="C1" if sent < 0 else "C2")
+defaults.set_yticks(range(4), [name.replace(", ", ",\n") for name in results])
+defaults.axvline(0, color="#555555", lw=1)
+defaults.set(title="By the defaults", xlabel="value sent, microseconds after the assignment")
+defaults.invert_yaxis()
 plt.show()
 
 # %%
-# Conclusion
-# ----------
+# Proof
+# -----
+# The order of the operations, what is used under each pair of defaults, and the check.
 
-for name, (sent, mean) in results.items():
+for name, (sent, mean, _) in results.items():
     print(f"{name:37} sent {sent:6} µs after the assignment, mean used {mean:5.2f} of 20")
 order = list(when.values())
 assert order == sorted(order), "the value left before the mean was computed and assigned"
-assert [sent > 0 for sent, _ in results.values()] == [False, True, True, True]
-assert np.allclose([mean for _, mean in results.values()], [10, 20, 20, 20], atol=0.1)
+early = when["assign batch_mean"] - when["send it to the tower"]
+claim("sent_early", early, "microseconds from the copy to the assignment", above=0)
+claim("stale", stale, "mean used in the second step, where the batch has 20", above=9.9, below=10.1)
+late = [sent > 0 for sent, _, _ in results.values()]
+assert late == [False, True, True, True], "either default of TensorFlow 2 repairs it"
+used = [mean for _, mean, _ in results.values()]
+assert np.allclose(used, [10, 20, 20, 20], atol=0.1), "and the batch's own mean is used"
+reference, _, resource, _ = (found for _, _, found in results.values())
+assert reference and not resource, "the check names the reference variables, and no others"
+with tf1.tensorflow_1():
+    types = [moment_variable("old", 3).op.type, moment_variable_right("new", 3).handle.op.type]
+assert types == ["VariableV2", "VarHandleOp"], "the two variables of the fix"
