@@ -42,6 +42,7 @@ extensions = [
     "ran_in_pytorch",
     "answer_first",
     "see_also",
+    "papers",
     "mathml",
     "coverage",
     "signatures",

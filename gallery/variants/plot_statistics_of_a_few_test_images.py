@@ -89,8 +89,8 @@ def adapted(model, images, weight):
 data = datasets.load("mnist").take(train=3000, test=1000)
 x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]
 random = np.random.default_rng(0)
-noise = 0.05 * random.standard_normal(x_test.shape)
-x_shifted = (0.5 + 0.3 * x_test + noise).astype("float32")
+noise = 0.02 * random.standard_normal(x_test.shape)
+x_shifted = (0.4 + 0.4 * x_test + noise).astype("float32")
 SIZES, DRAWS = (1, 2, 8, 32, 128), 4
 network = partial(
     models.three_convolutions, partial(bnref.BatchNorm, momentum=0.9),
