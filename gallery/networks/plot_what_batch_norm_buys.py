@@ -91,9 +91,10 @@ def optimizer_for_batch_norm(steps):
 #
 # Experiment
 # ----------
-# Three hidden layers of 64 units; 150 steps with batches of 64 digits, at six rates.
+# Three hidden layers of 64 units; 150 steps with batches of 64 digits of 14 × 14 pixels.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
+x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SEEDS = range(scale.at_scale(quick=3, full=10))
 
@@ -147,7 +148,7 @@ def changes_along_gradient(model, x, y):
 
 def swept(norm):
     """By rate and seed: accuracy, length of the second kernel before and after; smoothness."""
-    network = partial(models.perceptron, norm, inputs=(28, 28, 1), units=(64, 64, 64))
+    network = partial(models.perceptron, norm, inputs=(14, 14, 1), units=(64, 64, 64))
     model = network()
     run = training.Run(model, keras.optimizers.SGD(RATES[0]))
     second = [each for each in model.trainable_variables if each.name == "kernel"][1]
@@ -157,11 +158,12 @@ def swept(norm):
             restart(model, run.optimizer, network, seed=seed)
             run.optimizer.learning_rate.assign(rate)
             before = np.linalg.norm(second)
-            run.train(data.x_train, data.y_train, steps=150, batch_size=64, seed=seed)
-            accuracy = run.evaluate(data.x_test, data.y_test)[1]
+            options = {"steps": 150, "batch_size": 64, "seed": seed, "nonfinite": "keep"}
+            run.train(x_train, data.y_train, **options)
+            accuracy = run.evaluate(x_test, data.y_test)[1]
             change = 0.0
             if rate == 0.1:
-                change = changes_along_gradient(model, data.x_train[:256], data.y_train[:256])
+                change = changes_along_gradient(model, x_train[:256], data.y_train[:256])
             found[place, seed] = accuracy, before, np.linalg.norm(second), change
     return found
 

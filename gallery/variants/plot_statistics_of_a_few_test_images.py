@@ -2,11 +2,11 @@
 A few unlabelled test images mend a model whose data have shifted
 =================================================================
 
-Trained on digits, tested on digits with a third of the contrast on a grey ground, a network has a
-test accuracy of :claim:`20 % <source>`. With the statistics of 8 such images, without labels, and
-the weights as they are, it has :claim:`75 % <eight>`; with those of 128 images
-:claim:`90 % <many>`. Of a single image they are too noisy, :claim:`25 % <one>`: there a mixture
-with the old statistics helps, :claim:`50 % <one_mixed>`.
+Trained on digits, tested on digits with less than half of the contrast on a grey ground, a network
+has a test accuracy of :claim:`15 % <source>`. With the statistics of 8 such images, without labels,
+and the weights as they are, it has :claim:`80 % <eight>`; with those of 128 images
+:claim:`83 % <many>`. Even one image gives :claim:`72 % <one>`, as a convolution has some hundred
+values of it. Mixed half and half with the old statistics, 8 images give :claim:`27 % <mixed>`.
 
 .. symptom:: validation far worse than training
    :cause: the test images come from another camera, or under other light
@@ -79,12 +79,15 @@ def adapted(model, images, weight):
 # on top, by the entropy of the predictions (Wang et al. 2021, `arXiv 2006.10726
 # <https://arxiv.org/abs/2006.10726>`_, section 3); the last arm below does so.
 #
+# A mixture is meant for few images that are like the old ones. Where the variances differ much, as
+# here, the old one rules it: 8 images mixed with N = 8 have nearly half of the old variance.
+#
 # It needs test images that come together, and of all classes: the statistics of images of one class
 # take out what tells the class. It is no cure for a shift that changes what is to be seen.
 #
 # Experiment
 # ----------
-# A perceptron on flat images would do; a small convolutional network, at half the width and height.
+# A small convolutional network, on digits of half the width and height.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
 x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]
@@ -185,11 +188,12 @@ for k, name in enumerate(ARMS):
 print("Tent:", *tent.round(3), "  at home, before and after:", *at_home.mean(0).round(3))
 source, new, mixed = arms[:, 0], arms[:, 1], arms[:, 2]
 claim("source", source[:, 0], "test accuracy, old statistics", below=0.6)
-claim("eight", new[:, 2], "with statistics of 8 images", above=0.5)
-claim("many", new[:, 4], "with statistics of 128 images", above=0.75)
-claim("one", new[:, 0], "with statistics of one image", below=0.6)
-claim("one_mixed", mixed[:, 0], "one image, mixed with the old statistics", above=0.15, of="mean")
-claim("tent", tent, "128 images, and ten steps of Tent", above=0.75)
+claim("eight", new[:, 2], "with statistics of 8 images", above=0.45)
+claim("many", new[:, 4], "with statistics of 128 images", above=0.6)
+claim("one", new[:, 0], "with statistics of one image", above=0.3, of="mean")
+claim("mixed", mixed[:, 2], "8 images, mixed half and half with the old", below=0.7, of="mean")
+claim("tent", tent - new[:, 4], "won by ten steps of Tent on 128 images", above=-0.05, of="mean")
 assert (new[:, 2] > source[:, 0] + 0.15).all(), "8 images help, with every seed"
+assert (new[:, 2] > mixed[:, 2]).all(), "and more than mixed with the old ones"
 lost = at_home[:, 0] - at_home[:, 1]
 claim("at_home", lost, "lost by new statistics on images like the training's", below=0.05)
