@@ -2,12 +2,13 @@
 What batch norm buys: a range of learning rates, and not a fixed distribution
 =============================================================================
 
-With batch norm a perceptron learns at every rate of SGD from 0.01 to 3. Without, at 1 and above its
-test accuracy is :claim:`10 % <without_high>`, that of guessing. At each one's best rate the
-difference is small: :claim:`94 % <with_best>` against :claim:`93 % <without_best>`. The usual
+With batch norm a perceptron learns at each of six rates of SGD from 0.01 to 3. Without, at 3 its
+test accuracy is :claim:`10 % <without_high>`, that of guessing, and at 0.01 it is
+:claim:`33 % <without_low>` after 150 steps, for :claim:`68 % <with_low>` with batch norm. At each
+one's best rate it is :claim:`87 % <without_best>` and :claim:`92 % <with_best>`. The usual
 explanation, that batch norm keeps the distribution of a layer's inputs fixed, fails a test: with
 random shifts *after* each norm, anew in every step, the network still has
-:claim:`90 % <shifted_high>` at rate 1.
+:claim:`86 % <shifted_high>` at rate 3.
 
 .. symptom:: no better than without batch norm
    :cause: the learning rate is one that the network without batch norm bears, too
@@ -203,23 +204,29 @@ for name, found in runs.items():
         *(found[..., 2] / found[..., 1]).mean(1).round(2),
     )
 without, normed, shifted = runs.values()
-claim(
-    "without_high",
-    without[4:, :, 0],
-    "test accuracy at rates 1 and 3, without",
-    below=0.4,
-    of="mean",
-)
-claim("shifted_high", shifted[4, :, 0], "test accuracy at rate 1, with shifts", above=0.6)
-with_best, without_best = (
-    found[found[..., 0].mean(1).argmax(), :, 0] for found in (normed, without)
-)
-claim("with_best", with_best, "test accuracy at the best rate, batch norm", above=0.85)
-claim("without_best", without_best, "test accuracy at the best rate, without", above=0.85)
-assert abs(np.mean(with_best - without_best)) < 0.04, "at the best rates the difference is small"
-wide, narrow = (
-    usable(lambda rate, found=found: found[RATES.index(rate), :, 0].mean(), RATES)
-    for found in (normed, without)
-)
+claim("without_high", without[-1, :, 0], "test accuracy at rate 3, without", below=0.3)
+claim("without_low", without[0, :, 0], "test accuracy at rate 0.01, without", below=0.6)
+claim("with_low", normed[0, :, 0], "test accuracy at rate 0.01, batch norm", above=0.45)
+claim("shifted_high", shifted[-1, :, 0], "test accuracy at rate 3, with shifts", above=0.6)
+
+
+def at_best_rate(found):
+    return found[found[..., 0].mean(1).argmax(), :, 0]
+
+
+claim("with_best", at_best_rate(normed), "accuracy at its best rate, batch norm", above=0.85)
+claim("without_best", at_best_rate(without), "accuracy at its best rate, without", above=0.75)
+
+
+def score(found, rate):
+    return found[RATES.index(rate), :, 0].mean()
+
+
+wide, narrow = (usable(partial(score, found), RATES) for found in (normed, without))
 print("usable rates, with batch norm:", wide, "without:", narrow)
-assert wide.max() >= 10 * narrow.max() or len(wide) > len(narrow), "batch norm widens the range"
+assert len(wide) == len(RATES), "with batch norm all six rates are usable"
+assert len(narrow) < len(wide), "without it fewer are"
+grown = normed[-1, :, 2] / normed[-1, :, 1]
+claim("grown", grown, "length of the weights after 150 steps at rate 3, over before", above=1.2)
+steep, smooth = (found[RATES.index(0.1), :, 3] for found in (without, normed))
+print("change of the loss along the gradient, without and with:", steep.round(2), smooth.round(2))

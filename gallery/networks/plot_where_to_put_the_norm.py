@@ -5,9 +5,9 @@ Before or after the activation, with a bias or without: where does batch norm go
 It hardly matters. In a small convolutional network, each arrangement at its own best learning rate,
 test accuracies with batch norm before and after the activation are :claim:`0.5 points <places>`
 apart, and those with and without a bias before it :claim:`0.5 points <bias>`, which is less than
-between seeds. Without any norm it has :claim:`1.5 points <without>` less. One place is wrong: behind
-the last layer, where the norm holds the logits down, and the loss is :claim:`1.3 times <logits>` as
-large.
+between seeds. Without any norm it has :claim:`1.5 points <without>` less. One place is wrong:
+behind the last layer, where the norm holds the logits down, and the loss is
+:claim:`1.3 times <logits>` as large.
 
 .. symptom:: no better than without batch norm
    :cause: batch norm stands behind the last layer, on the logits
