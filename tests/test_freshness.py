@@ -109,7 +109,9 @@ def test_a_page_runs_again_when_its_defect_changes_and_not_when_another_does(
 # for TensorFlow 1, one variant, what all layers stand on, a room of the loop, props, a record.
 EDITS = {
     "bnref/tf1/_towers.py": r"import .*\btf1\b",
-    "bnref/layers/sync_batch_norm.py": r"(?<!\")\bbnref\.SyncBatchNorm\b|(from|import) bnref.*\blayers\b",
+    "bnref/layers/sync_batch_norm.py": (
+        r"(?<!\")\bbnref\.SyncBatchNorm\b|(from|import) bnref.*\blayers\b"
+    ),
     "bnref/moving_average.py": r"^(from|import) .*\bmoving_average\b",
     "bnref/training/_checkpoints.py": r"import .*\btraining\b",
     "gallery/bnref_gallery/timing.py": r"import .*\btiming\b",
