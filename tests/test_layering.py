@@ -125,6 +125,7 @@ MAY_IMPORT = {
         "training._populations",
         "training._sources",
     },
+    "training._first_batch": {"population._over_workers"},
     "training._gradients": set(),
     "training._losses": set(),
     "training._loop": {
@@ -141,7 +142,11 @@ MAY_IMPORT = {
     },
     "training._measuring": {"training._evaluation", "training._step"},
     "training._metrics": set(),
-    "training._pipelines": {"training._batches", "training._structure"},
+    "training._pipelines": {
+        "training._batches",
+        "training._first_batch",
+        "training._structure",
+    },
     "training._populations": {
         "functional._replicas",
         "norms",
