@@ -64,7 +64,7 @@ def images_read(data, number, steps):
 # Fix
 # ---
 # Whoever starts the file knows a worker's place: ask for it, as ``training.strategy()`` does. And
-# let W workers take every Wth record of one order: shuffle, then cut, then decode.
+# let W workers take every Wth record of one order: shuffle, then share out, then decode.
 #
 # Wrong
 # ^^^^^
@@ -104,8 +104,7 @@ def own_right(records, number, index):
 #
 # .. math:: \bigcup_{w=0}^{W-1} \{ kB + w + jW : 0 \le j < B/W \} = \{ kB, \dots, kB + B - 1 \},
 #
-# the same B records for every W that divides B. Synchronized norms and the sum of the gradients
-# depend on the batch alone, and so does the curve.
+# the same B records for every W that divides B, and synchronized norms depend on no more.
 #
 # Asked in `tensorflow/tensorflow#39922 <https://github.com/tensorflow/tensorflow/issues/39922>`_
 # and `tensorflow/tensorflow#39343 <https://github.com/tensorflow/tensorflow/issues/39343>`_.
@@ -157,6 +156,9 @@ def learn(strategy, records, folder):
         model, partial(training_data, records, own_right), steps=64, optimizer=optimizer,
         measure=measure, every=16, checkpoints=training.Checkpoints(folder, every=32),
     )  # fmt: skip
+
+
+# %%
 
 
 def program(replicas, folder):
