@@ -191,6 +191,7 @@ def averaged(strategy, scaled=False):
     run, found = training.Run(model, optimizer), {"weights": []}
     with run.averaged(BATCHES):
         found["before the first"] = run.evaluate(X, Y)
+    found["not averaged"] = run.evaluate(X, Y, population=BATCHES)
     for _ in range(6):
         run.step(X, Y)
         found["weights"].append([np.array(each) for each in model.trainable_variables])
