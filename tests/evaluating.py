@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from helpers import copies
 
 import bnref
 from bnref import devices, training, workers
@@ -33,15 +34,6 @@ def network():
 
 def norms(model):
     return model.layers[0], model.layers[2]
-
-
-def copies(strategy, model):
-    """The value of each variable of the model, on each replica of this process."""
-    return [
-        np.array(copy)
-        for each in model.variables
-        for copy in strategy.experimental_local_results(each.value)
-    ]
 
 
 def with_populations_of_their_own(strategy):
@@ -74,13 +66,13 @@ def populations(strategy):
     """Evaluations by each population, and whether all was put back to the bit."""
     model = with_populations_of_their_own(strategy)
     run, found = training.Run(model), {}
-    before = copies(strategy, model)
+    before = copies(strategy, model.variables)
 
     def note(name, population):
         measures = {"run": run.evaluate, "function": partial(training.evaluate, model)}
         for who, measure in measures.items():
             found[name, who] = measure(X, Y, batch_size=25, population=population)
-            after = copies(strategy, model)
+            after = copies(strategy, model.variables)
             found[name, who, "same"] = all(map(np.array_equal, before, after))
 
     note("mean", "mean")
@@ -92,7 +84,7 @@ def populations(strategy):
     spoilt[7] = np.nan
     found["failed"] = refused(lambda: run.evaluate(spoilt, Y, population=BATCHES))
     found["failed to recompute"] = refused(lambda: run.evaluate(X, Y, population=[]))
-    found["same after errors"] = all(map(np.array_equal, before, copies(strategy, model)))
+    found["same after errors"] = all(map(np.array_equal, before, copies(strategy, model.variables)))
     found["first"] = run.evaluate(X, Y)
     return found
 
@@ -199,21 +191,24 @@ def averaged(strategy, scaled=False):
     run, found = training.Run(model, optimizer), {"weights": []}
     with run.averaged(BATCHES):
         found["before the first"] = run.evaluate(X, Y)
+    found["not averaged"] = run.evaluate(X, Y, population=BATCHES)
     for _ in range(6):
         run.step(X, Y)
         found["weights"].append([np.array(each) for each in model.trainable_variables])
     found["last"] = run.evaluate(X, Y)
-    before = copies(strategy, model)
+    before = copies(strategy, model.variables)
     with run.averaged(BATCHES):
         found["evaluated"] = run.evaluate(X, Y)
-        found["averages"] = copies(strategy, model)
+        found["averages"] = copies(strategy, model.variables)
     with run.averaged(iter(BATCHES)):
         run.evaluate(X, Y, population="mean")
         found["again"] = run.evaluate(X, Y, metrics=[])
-    found["same"] = all(map(np.array_equal, before, copies(strategy, model)))
+    found["same"] = all(map(np.array_equal, before, copies(strategy, model.variables)))
     spoilt = [X[:20], X[:20] * np.float32(np.nan)]
     found["failed"] = refused(lambda: run.averaged(spoilt).__enter__())
-    found["same after an error"] = all(map(np.array_equal, before, copies(strategy, model)))
+    found["same after an error"] = all(
+        map(np.array_equal, before, copies(strategy, model.variables))
+    )
     return found
 
 

@@ -116,6 +116,15 @@ def local(strategy, value, index):
     return np.array(strategy.experimental_local_results(value)[index])
 
 
+def copies(strategy, variables):
+    """The value of each variable on each replica of this process, one variable after the other."""
+    return [
+        np.array(copy)
+        for each in variables
+        for copy in strategy.experimental_local_results(each.value)
+    ]
+
+
 def in_new_process(*arguments, environment=None):
     """What this Python prints with the arguments, which is shown as well if it fails."""
     path = os.pathsep.join(filter(None, sys.path))

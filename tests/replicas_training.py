@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from helpers import copies, values
 
 import bnref
 from bnref import devices, training
@@ -88,10 +89,6 @@ def network(norm=bnref.SyncBatchNorm, penalty=None):
     return keras.Sequential([*layers, keras.layers.Dense(2)])
 
 
-def values(model):
-    return [np.array(each) for each in model.variables]
-
-
 def learned(strategy, *, make=network, optimizer=adam, data=(X, Y), policy="float32", **options):
     """The history and the weights of a model after six steps."""
     keras.utils.set_random_seed(0)
@@ -149,15 +146,12 @@ def of_two_sources(strategy, norm):
     for _ in range(5):
         step(OTHER, Y[:60])
     layer = model.layers[1]
-    before = [np.array(v) for v in strategy.experimental_local_results(layer.moving_mean.value)]
+    before = copies(strategy, [layer.moving_mean])
     found = {"evaluated": training.evaluate(model, OTHER, Y[:60], batch_size=23)}
     swap = np.r_[30:60, :30]
     found["exchanged"] = training.evaluate(model, OTHER[swap], Y[:60][swap], batch_size=59)
     found["replicas before"] = before
-    found["replicas"] = [
-        [np.array(v) for v in strategy.experimental_local_results(each.value)]
-        for each in layer.non_trainable_variables
-    ]
+    found["replicas"] = [copies(strategy, [each]) for each in layer.non_trainable_variables]
     with tempfile.TemporaryDirectory() as folder:
         model.save(f"{folder}/model.keras")
         loaded = keras.models.load_model(f"{folder}/model.keras")
@@ -227,11 +221,7 @@ def nothing_to_read(strategy):
         layer.build((None, 6))
     run = tf.function(lambda: strategy.run(lambda: layer(X, mask=X[:, 0] > 1e9, training=True)))
     run()
-    return [
-        np.array(each)
-        for variable in layer.non_trainable_variables
-        for each in strategy.experimental_local_results(variable.value)
-    ]
+    return copies(strategy, layer.non_trainable_variables)
 
 
 def of_images(strategy):
@@ -275,8 +265,7 @@ def on_replicas_of(strategy):
     scales = np.arange(1.0, replicas + 1).astype("float32")
     for shares in ([X[:30]] * replicas, [X[i : i + 7 * (i + 1)] for i in range(replicas)]):
         found = [(np.array(mean), int(size), none) for mean, size, none in asked(shares, scales)]
-        remembered = strategy.experimental_local_results(layer.moving_mean.value)
-        seen.append((shares, found, [np.array(each) for each in remembered]))
+        seen.append((shares, found, copies(strategy, [layer.moving_mean])))
     return {
         "seen": seen,
         "nothing": training.on_replicas(strategy, nothing)(np.stack([X[:2]] * replicas)),

@@ -1,22 +1,64 @@
-"""Tests of bnref.training where a file of the data is spoilt."""
+"""Tests of bnref.training where the data are bad: files, and workers that read something else."""
 
+import json
 import re
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import result_in_new_process
+from bad_data_worker import X, Y, network
+from helpers import QUIET, result_in_new_process
 
-from bnref import devices, training
+from bnref import devices, training, workers
 
 pytestmark = pytest.mark.slow
-X = np.random.default_rng(0).standard_normal((60, 4)).astype("float32")
+SCRIPT = str(Path(__file__).with_name("bad_data_worker.py"))
+LIMIT = 180  # seconds, a safety net
 
 
-def network():
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What each of the two workers was told."""
+    folder = tmp_path_factory.mktemp("bad")
+    workers.start(SCRIPT, 2, str(folder), timeout=LIMIT, environment=QUIET)
+    return [json.loads((folder / f"{i}.json").read_text()) for i in range(2)]
+
+
+@pytest.mark.parametrize("name", ["local", "local targets", "unseeded", "evaluated local"])
+def test_batches_that_differ_between_workers_are_refused_on_all(told, name):
+    for worker in told:
+        assert "x must give the same global batches on every worker" in worker[name]
+        assert "worker 1 of 2 received another first batch than worker 0" in worker[name]
+        assert "give a function of the InputContext" in worker[name] and "a seed" in worker[name]
+
+
+def test_batches_that_are_alike_are_trained_on(told):
+    assert [worker["seeded"] for worker in told] == [4, 4]
+
+
+@pytest.mark.parametrize("name", ["none on one", "turns out"])
+def test_a_worker_without_a_batch_is_named_on_all(told, name):
+    for worker in told:
+        said = "x must hold at least one batch on every worker; received none on worker 1 of 2"
+        assert worker[name] == said
+
+
+def test_where_no_worker_has_a_batch_all_say_so(told):
+    assert [each["none"] for each in told] == ["x must hold at least one batch; received none"] * 2
+
+
+def test_a_worker_with_fewer_batches_begins_anew_in_training(told):
+    assert [worker["fewer"] for worker in told] == [4, 4]
+
+
+def test_a_worker_with_fewer_batches_ends_an_evaluation_when_the_others_do(told):
+    """Every example counts once."""
+    x, y = np.concatenate([X, X[:10]]), np.concatenate([Y, Y[:10]])
+    wanted = training.evaluate(network(), x, y)
+    for worker in told:
+        np.testing.assert_allclose(worker["evaluated"], wanted, rtol=1e-5)
+        assert worker["counted"] == pytest.approx(wanted[1])
 
 
 def files_of(folder, spoilt):

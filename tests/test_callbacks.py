@@ -140,6 +140,17 @@ def test_a_plateau_lowers_the_rate_and_so_in_a_resumed_run(tmp_path):
     assert_same_values(other.model, [np.array(each) for each in run.model.variables])
 
 
+def test_a_plateau_beside_a_schedule_is_refused_before_anything_is_trained():
+    schedule, measured = keras.optimizers.schedules.CosineDecay(0.01, 9), []
+    said = "callbacks must not have ReduceLROnPlateau with a schedule of the learning rate, which"
+    with pytest.raises(ValueError, match=said):
+        learned(
+            [of_keras.ReduceLROnPlateau()], rate=schedule,
+            measure=lambda run: measured.append(1) or {},
+        )  # fmt: skip
+    assert not measured
+
+
 def assert_same_rate(run, wanted):
     assert float(run.optimizer.learning_rate.numpy()) == pytest.approx(wanted)
 

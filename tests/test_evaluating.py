@@ -300,6 +300,14 @@ def test_averages_are_evaluated_with_statistics_of_their_own_as_on_one_device(ra
     assert abs(one["evaluated"][0] - one["last"][0]) > 1e-2
 
 
+@ON
+@pytest.mark.parametrize("name", ["averaged", "scaled"])
+def test_before_the_first_step_the_averages_are_the_weights(ran, on, name):
+    """Keras begins its averages at 0, and gives them the weights at the first step."""
+    found = ran[on][name]
+    np.testing.assert_allclose(found["before the first"], found["not averaged"], rtol=1e-6)
+
+
 def test_the_statistics_of_the_averages_are_those_that_recompute_finds(ran):
     layers = [keras.Input((6,)), BatchNorm(), keras.layers.Dense(8, use_bias=False), BatchNorm()]
     model = keras.Sequential([*layers, keras.layers.ReLU(), keras.layers.Dense(2)])

@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from helpers import left
 
-from bnref_gallery.itself import own_file
+from bnref_gallery.itself import own_file, said_by
 
 DOUBLE = "def double(x):\n    return 2 * x"
 CELLS = [
@@ -34,3 +35,26 @@ def test_the_cells_of_a_notebook_become_a_program_that_runs():
 def test_what_is_in_no_file_and_no_notebook_is_refused():
     with pytest.raises(ValueError, match="must be written in a file or in a cell.*double"):
         own_file(function_of(None))
+
+
+SAYS = "import os, sys; print(os.environ['NAME'], sys.argv[1])"
+
+
+def test_what_several_processes_say_comes_in_their_order():
+    environments = [{"NAME": "one"}, {"NAME": "other"}]
+    assert said_by("-c", SAYS, "x", environments=environments) == "one x\nother x\n"
+
+
+def test_a_process_that_fails_is_said_with_its_status_and_words():
+    with pytest.raises(RuntimeError, match=r"ended with status 3: before"):
+        said_by("-c", "print('before'); raise SystemExit(3)")
+
+
+def test_processes_that_do_not_end_in_time_are_ended(tmp_path):
+    environments = [{}, {}]
+    with pytest.raises(subprocess.TimeoutExpired):
+        said_by(
+            "-c", "import signal; signal.pause()", str(tmp_path), environments=environments,
+            limit=0.1,
+        )  # fmt: skip
+    assert left(tmp_path) == []

@@ -125,6 +125,7 @@ MAY_IMPORT = {
         "training._populations",
         "training._sources",
     },
+    "training._first_batch": {"population._over_workers"},
     "training._gradients": set(),
     "training._losses": set(),
     "training._loop": {
@@ -141,7 +142,11 @@ MAY_IMPORT = {
     },
     "training._measuring": {"training._evaluation", "training._step"},
     "training._metrics": set(),
-    "training._pipelines": {"training._batches", "training._structure"},
+    "training._pipelines": {
+        "training._batches",
+        "training._first_batch",
+        "training._structure",
+    },
     "training._populations": {
         "functional._replicas",
         "norms",
@@ -289,6 +294,7 @@ PROPS_MAY_IMPORT = {
     "conformance": {"bnref", "conformance"},
     "datasets": set(),  # nor itself by its full name: the site loads the folder alone
     "defects": set(),
+    "image_files": set(),
     "itself": set(),
     "models": set(),
     "pytorch_tabs": set(),

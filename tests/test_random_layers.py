@@ -6,7 +6,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
-from helpers import result_in_new_process
+from helpers import copies, result_in_new_process
 
 from bnref import devices, training
 from bnref.training import Checkpoints, Run
@@ -62,10 +62,6 @@ def two_replicas():
     return training.strategy(2)
 
 
-def on_each(run, variable):
-    return [np.array(v) for v in run.strategy.experimental_local_results(variable.value)]
-
-
 def of_two_replicas():
     """For each layer what the replicas saw, the states of seeds, and a run in parts."""
     devices.configure(cpus=2)
@@ -78,9 +74,9 @@ def of_two_replicas():
             _, parts = trained(name, [6], folder)
         seeds = [v for v in run.model.variables if v.name == "seed_generator_state"]
         found[name] = {
-            "seen": [on_each(each, each.model.layers[1].last) for each in (run, again)],
+            "seen": [copies(each.strategy, [each.model.layers[1].last]) for each in (run, again)],
             "losses": [losses, same, parts],
-            "seeds": [on_each(run, each) for each in seeds],
+            "seeds": [copies(run.strategy, [each]) for each in seeds],
         }
     return found
 

@@ -38,7 +38,7 @@ class Callbacks:
         self.all = list(given or [])
         self.run, self.model, self.stopped = run, run.model, False
         for each in self.all:
-            _check(each, resumable=resumable)
+            _check(each, run.optimizer, resumable=resumable)
         first = workers.task().index == 0
         self.told = [each for each in self.all if first or not isinstance(each, _WRITERS)]
         self._at_start: list = []
@@ -141,7 +141,7 @@ def _simple(callback):
     return found
 
 
-def _check(callback, *, resumable):
+def _check(callback, optimizer, *, resumable):
     """Refuse what is no callback, and those that need what only ``fit`` has."""
     if not isinstance(callback, of_keras.Callback):
         raise ValueError(
@@ -160,6 +160,13 @@ def _check(callback, *, resumable):
         raise ValueError(
             f"callbacks must have {name} with update_freq='epoch', which is a row here (every); "
             f"received {callback.update_freq!r}"
+        )
+    scheduled = all(each.name != "learning_rate" for each in optimizer.variables)
+    if isinstance(callback, of_keras.ReduceLROnPlateau) and scheduled:
+        raise ValueError(
+            f"callbacks must not have {name} with a schedule of the learning rate, which it cannot "
+            "change: make the optimizer with a number, or leave the callback out; received "
+            f"{type(getattr(optimizer, 'inner_optimizer', optimizer)).__name__} with a schedule"
         )
     if resumable and getattr(callback, "restore_best_weights", False):
         raise ValueError(

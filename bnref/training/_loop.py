@@ -18,7 +18,7 @@ from bnref.training._checkpoints import BoundCheckpoints, Checkpoints
 from bnref.training._ending import Termination, end
 from bnref.training._errors import check_same_step, explained, total_loss
 from bnref.training._evaluation import Evaluation
-from bnref.training._rows import as_columns, measured, steps_left
+from bnref.training._rows import as_columns, measured, rows_to_go_on_from, steps_left
 from bnref.training._sources import source_of
 from bnref.training._step import Step
 
@@ -58,11 +58,13 @@ class Loop:
             of any structure. It begins anew when it ends; batches may differ in size, and a replica
             may get nothing of a small one. Every worker reads all of it and keeps its part, and a
             resumed run skips what it has had, so let the data set give the same batches on each
-            worker and each time: a ``shuffle`` with a seed, maps without random state.
+            worker and each time: a ``shuffle`` with a seed, maps without random state. Where the
+            first batches of two workers differ, all refuse it.
 
             Or a function that takes a ``tf.distribute.InputContext`` and returns a data set whose
             elements are the shares of one replica: called once on each worker, it is for reading
-            only this worker's files.
+            only this worker's files. One with fewer than the others begins anew when it has read
+            them, and one with none is refused by all.
         y : array, shape (N, ...), or a tuple, list or dictionary of such
             Class numbers for the default loss. Not with a data set.
         sample_weight : array, shape (N,) or that of the losses, optional
@@ -145,7 +147,8 @@ class Loop:
         losses = []  # shares of the loss, a step each, since they were last read
         stopping = Termination(self.strategy, watched=kept is not None)
         with told.training(rows, states), stopping as termination:
-            batches = source.batches(start=done) if done < steps else iter(())
+            with explained(done, checkpoints):
+                batches = source.batches(start=done) if done < steps else iter(())
             for step in steps_left(done, steps, progress, stopped=told.stopped):
                 row_due = step % every == 0 or step == steps
                 checkpoint_due = checkpoints is not None and checkpoints.due(step, last=steps)
@@ -174,14 +177,8 @@ class Loop:
             return None, 0, [], {}
         kept = BoundCheckpoints(checkpoints, self)
         done, progress = kept.restore()
-        rows = list(progress["rows"])
         check_same_step(self.strategy, done, checkpoints)
-        if steps < done:
-            raise ValueError(
-                f"steps must be at least {done}, where the checkpoint is; received {steps}"
-            )
-        if rows and done < steps and rows[-1]["step"] % every:  # the end of a shorter run
-            rows.pop()
+        rows = rows_to_go_on_from(progress["rows"], done, steps=steps, every=every)
         return kept, done, rows, progress["callbacks"]
 
     def _keep(self, kept, step, **progress):

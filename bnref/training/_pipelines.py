@@ -6,6 +6,7 @@ import re
 import tensorflow as tf
 
 from bnref.training._batches import part
+from bnref.training._first_batch import FirstBatch
 from bnref.training._structure import check_elements
 
 
@@ -32,6 +33,7 @@ class Pipeline:
         self.whole = isinstance(given, tf.data.Dataset)
         if self.whole:
             check_elements(given.element_spec, model)
+        self._first, self._known_empty = FirstBatch(model, whole=self.whole), False
 
     def steps(self, steps):
         """The number of steps; of a data set whose end is known one pass, unless given."""
@@ -56,17 +58,24 @@ class Pipeline:
         Raises
         ------
         ValueError
-            There is no batch; an element of another structure, or inputs that are not finite.
+            There is no batch; an element of another structure, or inputs that are not finite. Of
+            several workers, on all: one has no batch, but in an evaluation, where it may have none;
+            or, of a data set, another first batch than the first worker.
         OSError
             The data of a batch, which is named, cannot be read.
         """
         distributed = self.strategy.distribute_datasets_from_function(
             lambda context: self._of_worker(context, start=start, once=once)
         )
+        if not once:
+            self._first.compare_emptiness(self._known_empty)
         batches = _translated(iter(distributed), start)
         first = next(batches, None)
+        if not once:
+            self._first.compare_emptiness(first is None)
         if first is None:
             raise ValueError("x must hold at least one batch; received none")
+        self._first.compare_what_was_read()
         return itertools.chain([first], batches)
 
     def _of_worker(self, context, *, start, once):
@@ -76,7 +85,11 @@ class Pipeline:
         dataset = self.given if self.whole else self._given_by_the_function(context)
         if once and dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("x must end, to be evaluated; received data without an end: take some")
-        dataset = (dataset if once else dataset.repeat()).enumerate().skip(start * in_a_step)
+        dataset = dataset if once else dataset.repeat()
+        self._known_empty = int(dataset.cardinality()) == 0
+        number = start * in_a_step
+        dataset = dataset.enumerate().skip(number)
+        dataset = dataset.map(lambda i, batch: (i, self._first.noted(tf.equal(i, number), batch)))
         dataset = dataset.map(lambda i, batch: self._checked_parts(i // in_a_step + 1, batch))
         if self.whole and context.num_replicas_in_sync > 1:
             first = context.input_pipeline_id * replicas

@@ -19,6 +19,22 @@ def steps_left(done, steps, progress, *, stopped):
     return tqdm(left, "training", initial=done, total=steps + 1, unit="step", disable=not shown)
 
 
+def rows_to_go_on_from(rows, done, *, steps, every):
+    """The rows of a checkpoint of step ``done``, for a run of so many steps.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint has taken more steps.
+    """
+    if steps < done:
+        raise ValueError(
+            f"steps must be at least {done}, where the checkpoint is; received {steps}"
+        )
+    ended_there = rows and done < steps and rows[-1]["step"] % every  # a shorter run
+    return rows[:-1] if ended_there else list(rows)
+
+
 def measured(run, measure, rows):
     """What `measure` returns, as numbers that a checkpoint can hold, after a check of names."""
     found = {} if measure is None else measure(run)

@@ -93,16 +93,9 @@ def share_right(losses, global_batch):
 #
 # Experiment
 # ----------
-# Downloaded to ``train.py``, this file runs alone; the folder is for the history and the
-# checkpoints, from which a run goes on when it is started again::
-#
-#     pip install ".[gallery]"    # in a clone of bnref
-#     python train.py 2 run-on-two
-#     python -m bnref.workers 2 train.py 0 run-of-workers
-#
-# The second line uses two GPUs if there are two, logical CPU devices elsewhere; the last starts
-# two workers here, each with all its GPUs or one CPU. Replace network, data and optimizer. Every
-# process draws the same global batches, and each replica takes its part: 21, 21 and 20 of 62.
+# Every process draws the same global batches from arrays, and each replica takes its part: 21, 21
+# and 20 of 62. The file to copy into a project is that of
+# :doc:`/gallery/multi_gpu/plot_from_one_gpu_to_a_cluster`, which reads its data from files.
 
 
 def network(norm=bnref.SyncBatchNorm):
@@ -205,11 +198,7 @@ plt.show()
 # Rounding may carry a value over the corner of a ReLU: of eight seeds tried, seven stayed within
 # 0.00001, and one came to be 0.002 apart. ``accumulate=k`` gives another curve:
 # :doc:`/gallery/pitfalls/plot_accumulated_gradients_are_not_a_large_batch`. For float16 set the
-# policy ``mixed_float16``, and wrap the optimizer in ``LossScaleOptimizer``. Several machines must
-# all see the folder. Schedulers say who the workers are, Kubeflow's TFJob in ``TF_CONFIG``, Slurm
-# in variables of its own; there the script is started as it is, once a worker::
-#
-#     srun --nodes=2 python train.py 0 shared/run
+# policy ``mixed_float16``, and wrap the optimizer in ``LossScaleOptimizer``.
 #
 # Proof
 # -----
