@@ -58,9 +58,7 @@ def rows(optimizer, norm, rate, seed, data):
     )  # fmt: skip
     tests = zip(history["step"], history["test_loss"], history["test_accuracy"], strict=True)
     found = [(int(step), round(float(loss), 5), float(share)) for step, loss, share in tests]
-    return [
-        dict(zip(COLUMNS, (optimizer, norm, rate, seed, *each), strict=True)) for each in found
-    ]
+    return [dict(zip(COLUMNS, (optimizer, norm, rate, seed, *each), strict=True)) for each in found]
 
 
 def runs(seeds):
