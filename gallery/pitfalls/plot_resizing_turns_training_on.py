@@ -78,7 +78,7 @@ def call_with_training(self, x, training=False):
 # :claim:`32 <image_layers>` layers has the default ``training=True``: of those for images, and of
 # ``Pipeline``. Keras 3 hands a default on to the layers that are called later, as if somebody had
 # said it. Where somebody says ``training``, all is well: ``predict`` says it to Sequential and
-# functional models. In ``fit`` the fault does good: it turns on the training mode that nobody names.
+# functional models. In ``fit`` the fault does good: it turns on the mode that nobody names.
 #
 # Met in `keras-team/keras-hub#2776 <https://github.com/keras-team/keras-hub/pull/2776>`_; mended by
 # `keras-team/keras#23166 <https://github.com/keras-team/keras/pull/23166>`_, not yet in 3.15.1.
