@@ -89,8 +89,8 @@ def taken_from_moments(x, mean, variance):
 #
 # The post (2017, in Chinese, never answered) has four functions for TensorFlow 1.1, with decay 0.5
 # and batches of 128, one half for each GPU. Methods 2 to 4 normalize by the moments. Its method 1
-# got to 12 to 26 % with two GPUs, ours to 10 %; in 40 steps by Adam, below, to :claim:`10 % <adam>`.
-# Network and optimizer of the post are not known. With one tower method 1 learns, but less than
+# got to 12 to 26 % with two GPUs, ours to 10 %, and below, by Adam, to :claim:`10 % <adam>`. The
+# post tells neither its network nor its optimizer. With one tower method 1 learns, but less than
 # others (:doc:`/gallery/pitfalls/plot_no_gradient_through_the_statistics`). To go on, copy
 # method 3 repaired, :func:`bnref.tf1.unconditional_average_norm`. Other faults of the four:
 # :doc:`/gallery/pitfalls/plot_testing_moves_the_average`,
