@@ -190,6 +190,7 @@ plt.show()
 # -----
 # Which calls move the population, the accuracies, and the doctor on both models.
 
+
 def says_true(layer):
     """Whether the layer's call has the default ``training=True``."""
     parameter = inspect.signature(layer.call).parameters.get("training")
