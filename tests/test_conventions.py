@@ -157,6 +157,17 @@ def test_the_ported_weights_fit_the_layer_with_lasagnes_memory():
     )
 
 
+def test_a_symbol_of_mxnet_with_fixed_gamma_is_ported_without_its_gamma():
+    weights = layer_of("mxnet", epsilon=1e-3)
+    expected = inference("mxnet", {**weights, "gamma": np.ones(C)}, 1e-3, X)  # fix_gamma=True
+    del weights["gamma"]
+    ported = port(weights, source="mxnet", target="keras")
+    assert ported.arguments == {"momentum": 0.9, "epsilon": 1e-3}
+    np.testing.assert_allclose(inference("keras", ported.weights, 1e-3, X), expected, rtol=1e-5)
+    gluon = port(weights, source="mxnet", target="keras", epsilon=1e-5)
+    assert gluon.arguments == {"momentum": 0.9, "epsilon": 1e-5}
+
+
 def test_gamma_and_beta_may_be_missing():
     weights = layer_of("keras", epsilon=1e-3)
     without = {name: weights[name] for name in ("moving_mean", "moving_variance")}

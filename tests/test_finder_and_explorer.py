@@ -74,6 +74,7 @@ CONTROLS = {
     "steps": [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000],
     "origin": [-2, -1, -0.5, 0, 0.5, 1, 2, 5, 10],
     "batch": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024],
+    "within": [0, 0.01, 0.03, 0.1, 0.3, 0.55, 0.8, 1],
     "correlation": [0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99],
     "drift": [0, 0.1, 0.2, 0.5, 1, 2, 5],
 }
@@ -96,17 +97,24 @@ def number(page, name):
         {"momentum": 0.999, "steps": 1000, "origin": 5, "batch": 1, "correlation": 0.5, "drift": 2},
         {"momentum": 0.5, "steps": 10, "origin": 0, "batch": 1024, "correlation": 0.99, "drift": 5},
         {"momentum": 0, "steps": 20, "origin": 1, "batch": 16, "correlation": 0.3, "drift": 1},
+        {"momentum": 0.9, "steps": 50, "batch": 128, "within": 0.55, "correlation": 0.9},
+        {"momentum": 0.99, "steps": 100, "batch": 32, "within": 1},
+        {"momentum": 0.99, "steps": 100, "batch": 1, "within": 0.8},
     ],
 )
 def test_the_explorer_says_what_the_package_computes(browser, setting):  # noqa: F811
     page = opened(browser, "explorer.html")
+    setting = {"origin": 0, "within": 0, "correlation": 0, "drift": 0, **setting}
     move(page, **setting)
     rho, steps, phi = setting["momentum"], setting["steps"], setting["correlation"]
     expected = setting["origin"]
     for step in range(1, steps + 1):
         expected = rho * expected + (1 - rho) * setting["drift"] * step / steps
-    noise = moving_average.fluctuation(rho, phi, steps) / setting["batch"] ** 0.5
+    # The variance of a mean of N values, whose correlation with each other is c: (1 + (N − 1)c)/N.
+    worth = setting["batch"] / (1 + (setting["batch"] - 1) * setting["within"])
+    noise = moving_average.fluctuation(rho, phi, steps) / worth**0.5
     close = {"rel": 6e-3, "abs": 1e-9}
+    assert number(page, "worth") == pytest.approx(worth, **close)
     assert number(page, "error") == pytest.approx(expected - setting["drift"], **close)
     assert number(page, "noise") == pytest.approx(noise, **close)
     assert number(page, "lag") == pytest.approx(moving_average.lag(rho), **close)

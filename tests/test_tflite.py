@@ -82,3 +82,15 @@ def test_every_layer_that_is_a_fixed_line_at_inference_is_taken_up(name):
     options = {"groups": 2} if name == "GhostBatchNorm" else {}
     _, ours = converted(model_of("Dense", getattr(layers, name)(**options)))
     assert ours == ["FULLY_CONNECTED"]
+
+
+def test_keras_exports_a_model_with_an_image_layer_at_inference(tmp_path):
+    """And not in training mode, as a SavedModel: one example alone would come out as β there."""
+    norm = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Resizing(4, 4), norm])
+    model.export(tmp_path / "model.tflite", format="litert", verbose=False)
+    interpreter = tf.lite.Interpreter(str(tmp_path / "model.tflite"))
+    x = np.ones((1, 4, 4, 1), "float32")
+    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], x.shape)
+    interpreter.allocate_tensors()
+    np.testing.assert_allclose(inferred(interpreter, x), model.predict(x, verbose=0), rtol=1e-4)

@@ -81,6 +81,14 @@ def test_each_report_has_a_rule_that_finds_its_defect_in_what_it_prints():
         ("empty_replica_nan", {"[nan, nan]": "[1.0, 1.0]"}, "shows it", "moving mean alone"),
         ("empty_replica_nan", {"[nan, nan]": "[1, 1]", "nan": "5.0"}, "does not", ""),
         ("empty_replica_nan", {"[nan, nan]": "[1, 1]", "nan": "7.0"}, "prints something else", ""),
+        ("exported_in_training_mode", {"Resizing: predict 1.00, served 0.00":
+                                       "Resizing: predict 1.00, served 1.00"},
+         "shows it", "behind RandomFlip"),
+        ("exported_in_training_mode", {"served 0.00": "served 1.00"}, "does not", ""),
+        ("exported_in_training_mode", {"Rescaling: predict 1.00, served 1.00":
+                                       "Rescaling: predict 1.00, served 0.00"},
+         "prints something else", ""),
+        ("exported_in_training_mode", {"served 0.00": "served 0.50"}, "prints something else", ""),
         ("first_replica_saved", {"mean that is saved: 1.0": "mean that is saved: 1.0001"},
          "shows it", ""),
         ("first_replica_saved", {"mean that is saved: 1.0": "mean that is saved: 6.0"},

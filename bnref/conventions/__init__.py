@@ -7,6 +7,11 @@ Nothing of the other frameworks is imported.
 Measured on Keras, tf_keras, torch and flax (``conventions.csv`` among the recorded results, which
 names the versions); read in the sources of Lasagne, Caffe (``batch_norm_layer.cpp``) and MXNet 1
 (``batch_norm.cc``, its CPU version).
+
+MXNet has two defaults more that are easily missed. The ε of its symbol is 1e-3, that of
+``gluon.nn.BatchNorm`` 1e-5: say it by ``epsilon``. And the symbol has ``fix_gamma=True``: unless
+its ``.json`` says False, γ counts as 1, whatever the file of weights has for it. Leave ``gamma``
+out of the weights then.
 """
 
 from bnref.conventions._converting import convert_momentum, convert_variance

@@ -15,6 +15,8 @@
       values: [-2, -1, -0.5, 0, 0.5, 1, 2, 5, 10] },
     { id: "batch", label: "Batch size N", start: 5,
       values: [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024] },
+    { id: "within", label: "Correlation c within a batch", start: 0,
+      values: [0, 0.01, 0.03, 0.1, 0.3, 0.55, 0.8, 1] },
     { id: "correlation", label: "Correlation φ of neighbouring batches", start: 0,
       values: [0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99] },
     { id: "drift", label: "Drift of the mean, in all steps", start: 0,
@@ -29,9 +31,12 @@
   const fluctuation = (rho, phi) =>
     Math.sqrt(((1 - rho) / (1 + rho)) * ((1 + rho * phi) / (1 - rho * phi)));
 
+  /* So many independent examples have a mean as steady as that of a batch whose examples are alike. */
+  const worth = (batch, within) => batch / (1 + (batch - 1) * within);
+
   /* For each step: the mean's mean, the average's expectation and its standard deviation. */
-  function curves({ momentum: rho, steps, origin, batch, correlation: phi, drift }) {
-    const slope = drift / steps, v = 1 / batch;
+  function curves({ momentum: rho, steps, origin, batch, within, correlation: phi, drift }) {
+    const slope = drift / steps, v = 1 / worth(batch, within);
     let expected = origin, variance = 0, covariance = 0;
     const rows = [{ t: 0, truth: 0, expected, deviation: 0 }];
     const each = Math.max(1, Math.round(steps / POINTS));
@@ -57,8 +62,9 @@
   for (let i = 0; i < MOST; i++)
     noise[i] = Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
 
-  function run({ momentum: rho, steps, origin, batch, correlation: phi, drift }) {
-    const slope = drift / steps, v = 1 / Math.sqrt(batch), fresh = Math.sqrt(1 - phi * phi);
+  function run({ momentum: rho, steps, origin, batch, within, correlation: phi, drift }) {
+    const slope = drift / steps, v = 1 / Math.sqrt(worth(batch, within));
+    const fresh = Math.sqrt(1 - phi * phi);
     const each = Math.max(1, Math.round(steps / POINTS));
     let average = origin, common = noise[0];
     const rows = [{ t: 0, average }];
@@ -116,7 +122,7 @@
   function draw() {
     const setting = read();
     const theory = curves(setting), one = run(setting);
-    const { momentum: rho, steps, origin, batch, correlation: phi, drift } = setting;
+    const { momentum: rho, steps, origin, batch, within, correlation: phi, drift } = setting;
     const all = theory.flatMap((r) => [r.truth, r.expected - 2 * r.deviation, r.expected + 2 * r.deviation]);
     all.push(...one.map((r) => r.average));
     let low = Math.min(...all), high = Math.max(...all);
@@ -141,6 +147,7 @@
       ["Start value still in it", percent(kept), "start"],
       ["Error from start and lag at the end", digits(end.expected - end.truth), "error"],
       ["Lag behind a drift", `${digits(lag(rho))} steps`, "lag"],
+      ["A batch is worth", `${digits(worth(batch, within))} independent examples`, "worth"],
       ["Noise at the end", digits(end.deviation), "noise"],
       ["Noise after many steps, in that of one batch", percent(noisy), "fluctuation"],
       ["As steady as the mean of", `${digits(noisy ** -2)} independent batches`, "independent"],
@@ -150,7 +157,7 @@
       .join("");
     svg.querySelector("title").textContent =
       `Average and true mean over ${steps} steps, momentum ${rho}, batches of ${batch}, correlation ` +
-      `${phi}, start ${origin}, drift ${drift}: ends ${digits(end.expected - end.truth)} away, ` +
+      `${within} within them and ${phi} between neighbours, start ${origin}, drift ${drift}: ends ${digits(end.expected - end.truth)} away, ` +
       `plus or minus ${digits(end.deviation)}.`;
   }
 

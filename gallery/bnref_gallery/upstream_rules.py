@@ -64,6 +64,18 @@ def empty_replica_nan(output):
     return True, whose if bad[1] else "moving mean alone"
 
 
+def exported_in_training_mode(output):
+    """What is served is not what is predicted, for an example that is alone in its batch."""
+    wrong = {}
+    for name in ("Rescaling", "RandomFlip", "Resizing"):
+        (predicted_and_served,) = _numbers(output, f"behind {name}:")
+        wrong[name] = _one_of(predicted_and_served, [1, 0], [1, 1])
+    if wrong.pop("Rescaling"):
+        raise ValueError("it is wrong behind Rescaling too")
+    behind = [name for name, each in wrong.items() if each]
+    return bool(behind), f"behind {' and '.join(behind)}" if behind else ""
+
+
 def first_replica_saved(output):
     """The mean that is saved is the first replica's 1, and not 6."""
     return _one_of(_numbers(output, "moving mean that is saved:")[0], [1], [6]), ""
@@ -135,6 +147,7 @@ RULES = {
     rule.__name__: rule
     for rule in (
         empty_replica_nan,
+        exported_in_training_mode,
         first_replica_saved,
         fit_on_workers,
         mask_unsynchronizes,

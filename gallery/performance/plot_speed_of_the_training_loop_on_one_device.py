@@ -23,7 +23,7 @@ from bnref_gallery import datasets, models, scale, timing
 from bnref_gallery.claims import claim
 
 # %%
-# Two networks: of the smaller a step takes about a millisecond, so that anything added shows.
+# Two networks. A step of the smaller one is short, so that anything added shows.
 
 
 def perceptron():

@@ -5,8 +5,9 @@ In Keras 3.15 a resizing layer turns on training mode for the batch norm after i
 A model has a ``Resizing`` layer, and a ``call`` that does not name ``training``. Its batch norm is
 then in training mode even in ``predict``: accuracy is :claim:`88 % <one_batch>` in one batch of all
 test digits and :claim:`10 % <one_by_one>` one image at a time, and each prediction moves the
-population. ``CenterCrop``, ``RandomFlip`` and ``RandomContrast`` do the same. In Sequential and
-functional models ``predict`` is right and ``model(x)`` is wrong. With tf_keras all is right.
+population. ``CenterCrop``, ``RandomFlip`` and all other image layers but ``Rescaling`` do the same.
+In Sequential and functional models ``predict`` is right, but ``model(x)`` is wrong, and so is what
+``model.export`` writes. With tf_keras all is right.
 
 .. symptom:: predictions depend on the batch
    :doctor: untold_is_training
@@ -15,6 +16,10 @@ functional models ``predict`` is right and ``model(x)`` is wrong. With tf_keras 
 .. symptom:: statistics change when they should not
    :doctor: untold_is_training
    :check: ``layer.moving_mean`` is another after ``predict`` than before
+
+.. symptom:: the exported model predicts otherwise
+   :doctor: untold_is_training
+   :check: ``model(x)``, which is what is exported, and ``model.predict(x)`` are not equal
 
 .. symptom:: every prediction is the same
    :doctor: untold_is_training
@@ -27,6 +32,8 @@ functional models ``predict`` is right and ``model(x)`` is wrong. With tf_keras 
 # -----
 # The check looks whether ``model(x)``, which says nothing of training, reaches norms in training
 # mode or moves their statistics.
+
+import inspect
 
 import keras
 import matplotlib.pyplot as plt
@@ -68,9 +75,10 @@ def call_with_training(self, x, training=False):
 # Why
 # ---
 # It goes wrong at question 3 (used when): the batch's statistics at inference. The ``call`` of
-# these layers has the default ``training=True``, and Keras 3 hands a default on to the layers that
-# are called later, as if somebody had said it. Where somebody says it, all is well. In ``fit`` the
-# fault does good: it turns on the training mode that nobody names.
+# :claim:`32 <image_layers>` layers has the default ``training=True``: of those for images, and of
+# ``Pipeline``. Keras 3 hands a default on to the layers that are called later, as if somebody had
+# said it. Where somebody says ``training``, all is well: ``predict`` says it to Sequential and
+# functional models. In ``fit`` the fault does good: it turns on the mode that nobody names.
 #
 # Met in `keras-team/keras-hub#2776 <https://github.com/keras-team/keras-hub/pull/2776>`_; mended by
 # `keras-team/keras#23166 <https://github.com/keras-team/keras/pull/23166>`_, not yet in 3.15.1.
@@ -182,6 +190,16 @@ plt.show()
 # -----
 # Which calls move the population, the accuracies, and the doctor on both models.
 
+
+def says_true(layer):
+    """Whether the layer's call has the default ``training=True``."""
+    parameter = inspect.signature(layer.call).parameters.get("training")
+    return parameter is not None and parameter.default is True
+
+
+classes = {each for each in vars(keras.layers).values() if isinstance(each, type)}
+layers = {each for each in classes if issubclass(each, keras.Layer)}
+saying = {each.__name__ for each in layers if says_true(each)}
 shows = any(map(any, table.values()))
 defects.defect("training_leaks", shows)
 for (library, layer, kind), row in table.items():
@@ -189,6 +207,8 @@ for (library, layer, kind), row in table.items():
     expected = [leaks and kind == "not named", leaks, False]
     assert row == expected, f"{library}, {layer}, {kind}: predict, model(x), training=False"
 if shows:
+    assert {"Resizing", "CenterCrop", "RandomFlip", "RandomContrast", "Pipeline"} <= saying
+    claim("image_layers", len(saying), "layers that say training=True", above=30, below=40)
     claim("one_batch", wrong[:, 0], "not named, in one batch", above=0.8)
     claim("one_by_one", wrong[:, 2], "not named, one image at a time", below=0.2)
 right_apart = np.abs(right[:, 0] - right[:, 1])

@@ -8,7 +8,7 @@ operations as without them. In int8 the network with batch norm answers like the
 :claim:`99.6 % <with_norm>` of the digits, the network without any norm for
 :claim:`99.4 % <without_norm>`. What is lost there is lost by quantization.
 
-.. symptom:: the saved model predicts differently
+.. symptom:: the exported model predicts otherwise
    :cause: int8 rounds weights and activations; batch norm is a part of the convolution by then
    :check: convert once without ``optimizations``: does the float model agree with the trained one?
    :likelihood: often

@@ -73,8 +73,9 @@ def shuffled_frames(files, frames_of):
 # ---
 # It goes wrong at question 1 (whose statistics): the average holds those of the last utterances.
 # `The post <https://stackoverflow.com/questions/50047653>`_ predicts 257 values from 7 × 257, as if
-# clean speech from noisy. The order of its batches is a guess; the first answer says to randomize
-# it, and that helps. :doc:`More on the answers <plot_noisy_validation_and_the_answers_rules>`.
+# clean speech from noisy. Is there an error in its code? None but, as we guess, the order of its
+# batches; the first answer says to randomize it, and that helps. Is ``training=True`` necessary?
+# Yes, or there is no batch norm. :doc:`More <plot_noisy_validation_and_the_answers_rules>`.
 #
 # Five guesses (the table below has all levels and jumps):
 #
@@ -194,7 +195,7 @@ by_frame = [validated(shuffled_frames, seed) for seed in seeds]
 # %%
 # Proof
 # -----
-# Levels and jumps of the post and of the record, in the mean of the seeds.
+# Levels and jumps, in the mean of the seeds; live; and the doctor on batches in both orders.
 
 ROWS = [
     ("level", "utterances, 0.99", 0.64), ("jump", "utterances, 0.99", 0.115),
@@ -222,7 +223,6 @@ for size in (4, 14, 32):
     assert jumps(small[0]).mean() > 2 * jumps(small[1]).mean(), "a lower momentum jumps more"
 
 # %%
-# Live, and the doctor on batches in both orders.
 
 claim("live", jumps(by_file).mean() / jumps(by_frame).mean(), "jump over shuffled, live", above=5)
 

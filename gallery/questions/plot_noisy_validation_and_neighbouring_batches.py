@@ -10,7 +10,7 @@ of 128 frames is worth only :claim:`1.8 <worth>` independent ones, and the movin
 
 .. symptom:: validation jumps
    :doctor: batches_not_shuffled
-   :cause: large batches, but of neighbours: 128 frames of one utterance are worth two or three
+   :cause: large batches, but of neighbours: 128 frames of one utterance are worth about two
    :check: ``np.mean(N * means.var(0) / examples.var(0))``, of the means of many batches of N: far
       above 1?
 

@@ -104,7 +104,7 @@ def ported(weights, alpha=0.1):
 # distribution with k = N − 1 degrees of freedom. With the mean of its power −½, and ε = 0,
 #
 # .. math:: \frac{1/E[1/\sigma_B]^2}{E[\sigma_B^2]} = \frac2k
-#    \left(\frac{\Gamma(k/2)}{\Gamma((k-1)/2)}\right)^2 \approx 1 - \frac{3}{2N}
+#    \left(\frac{\Gamma(k/2)}{\Gamma((k-1)/2)}\right)^2 \approx 1 - \frac{3}{2(N-1)}
 #
 # At N = 2 the mean of 1/σ_B is infinite, and all depends on ε. For another kurtosis κ, 3/2 becomes
 # 3/4·(κ − 1). So a ported model goes other ways in further training, though momentum and ε agree.
@@ -192,16 +192,16 @@ plt.show()
 # %%
 # Proof
 # -----
-# The shares, measured, exact, and by 1 − 3/(2N).
+# The shares, measured and by both formulas.
 
 exact = np.array([0, *(predicted(size) for size in sizes[1:])])
 for size, ours, theory in zip(sizes, share, exact, strict=True):
-    print(f"N = {size:3}  measured {ours:.3f}  exact {theory:.3f}  1 − 3/(2N) {1 - 1.5 / size:.3f}")
+    print(f"N = {size:3}  measured {ours:.3f}  exact {theory:.3f}")
 assert np.abs(share - exact)[1:].max() < 0.03, "measured as predicted"
 assert share[0] < 0.2, "in batches of 2 hardly any variance is remembered"
-assert np.abs(exact - (1 - 1.5 / sizes))[2:].max() < 0.03, "about 1 − 3/(2N) from N = 8 on"
-for size, found, about in zip((4, 8, 32), share[1:4], exact[1:4], strict=True):
-    claim(f"share_{size}", found, f"share at N = {size}", above=about - 0.03, below=about + 0.03)
+assert np.abs(exact - (1 - 1.5 / (sizes - 1)))[2:].max() < 0.01, "1 − 3/(2(N − 1)) from N = 8 on"
+for size, found, theory in zip((4, 8, 32), share[1:4], exact[1:4], strict=True):
+    claim(f"share_{size}", found, f"share at N = {size}", above=theory - 0.03, below=theory + 0.03)
 
 # %%
 # The networks: equal training, another test.

@@ -99,7 +99,8 @@ class Implementation:
     saves = True
     half: dict = {}  # options for float16
     double: dict = {}  # options for parts of float64
-    cures: dict = {}  # options that mend a variance that cancels
+    # Options that mend a variance that cancels; the documentation says so of them.
+    cures: dict = {}
     # By name: whether it is said to the layer, "layer", or in a "call".
     switches: dict[str, str] = {}
     note = ""  # put before every value

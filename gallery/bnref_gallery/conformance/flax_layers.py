@@ -19,7 +19,7 @@ class FlaxLayer(Implementation):
     """
 
     modules, distributions = ("flax", "jax"), ("flax", "jax")
-    cures = {"use_fast_variance": False}
+    cures = {"use_fast_variance": False}  # True is "less numerically stable", say the docstrings
 
     def __init__(self, *, synchronized: bool = False) -> None:
         self.synchronized = synchronized

@@ -60,8 +60,10 @@ def frozen(implementation: Implementation) -> Cell:
     From a population of mean 1 and variance 4, one batch is trained on, in training mode, with each
     switch that the implementation has: do the outputs follow from the population, and did it move?
 
-    As Algorithm 2 (step 11): a switch of the layer that holds while the model around it is called
-    for training. Differs by design: only a switch of the call, or one that the next `model.train()`
+    The paper trains by the batch alone, and normalizes by the population at inference only
+    (Algorithm 2, steps 8 to 11): a layer that is frozen while others learn came with fine-tuning.
+    As the formula is here: a switch of the layer that holds while the model around it is called for
+    training. Differs by design: only a switch of the call, or one that the next `model.train()`
     undoes. Wrong: none of those documented.
     """
     start, answers, verdict, value = (np.full(3, 1, "f4"), np.full(3, 4, "f4")), [], WRONG, "none"
