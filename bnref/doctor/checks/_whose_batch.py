@@ -10,7 +10,7 @@ from bnref.doctor.checks._check import Found, Undecided, check, paths
 
 @check(
     1,
-    "gallery/variants/plot_normalizing_single_examples",
+    "gallery/pitfalls/plot_one_unscaled_example_spoils_its_channels",
     symptoms={"validation jumps": "seldom"},
     unless=["one_kind_a_batch"],
 )
