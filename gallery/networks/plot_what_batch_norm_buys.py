@@ -76,10 +76,10 @@ def optimizer_for_batch_norm(steps):
 # .. math:: \mathrm{BN}(aw \cdot x) = \mathrm{BN}(w \cdot x), \qquad
 #           \nabla_{aw} L = \tfrac1a \nabla_w L , \qquad w \cdot \nabla_w L = 0
 #
-# (Ioffe & Szegedy 2015, `arXiv 1502.03167 <https://arxiv.org/abs/1502.03167>`_, section 3.3; ε left
-# out). A step is at a right angle to w, so w grows with every step, the more the larger the step
-# is, and the rate that matters, η/\|w\|², falls by itself until it suits (Arora et al. 2019, `arXiv
-# 1812.03981 <https://arxiv.org/abs/1812.03981>`_). A step that is too large does no lasting harm.
+# (Ioffe & Szegedy 2015, arXiv 1502.03167, section 3.3; ε left out). A step is at a right angle to
+# w, so w grows with every step, the more the larger the step is. The rate that matters, η/\|w\|²,
+# falls by itself until it suits (Arora et al. 2019, arXiv 1812.03981). One step that is too large
+# does no lasting harm.
 #
 # Ioffe & Szegedy gave another reason, *internal covariate shift*: each layer has to follow the
 # changing distribution of its inputs. Santurkar et al. 2018 (`arXiv 1805.11604
@@ -124,22 +124,22 @@ NORMS = {
 LENGTHS = np.array([0.1, 0.2, 0.4, 0.8])
 
 
+def loss_of(model, x, y):
+    logits = model(x, training=True)
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+
+
 def changes_along_gradient(model, x, y):
     """The largest less the smallest loss on a way of 0.1 to 0.8 along the gradient."""
-    kernels = model.trainable_variables
+    variables, weights = model.trainable_variables, model.get_weights()
     with tf.GradientTape() as tape:
-        logits = model(x, training=True)
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
-    gradients = tape.gradient(loss, [each.value for each in kernels])
+        loss = loss_of(model, x, y)
+    gradients = tape.gradient(loss, [each.value for each in variables])
     length, losses = tf.linalg.global_norm(gradients), [float(loss)]
-    weights = model.get_weights()
     for way in LENGTHS:
-        for kernel, gradient in zip(kernels, gradients, strict=True):
-            kernel.assign_sub(way * gradient / length)
-        logits = model(x, training=True)
-        losses.append(
-            float(tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)))
-        )
+        for variable, gradient in zip(variables, gradients, strict=True):
+            variable.assign_sub(way * gradient / length)
+        losses.append(float(loss_of(model, x, y)))
         model.set_weights(weights)
     return np.ptp(losses)
 
