@@ -192,10 +192,20 @@ def test_a_loss_that_is_not_finite_ends_the_run_where_it_is_kept():
     assert 1 < len(history["step"]) < 10 and not np.isfinite(history["loss"][-1])
 
 
-def test_functions_are_told_too():
-    told = []
-    learned([of_keras.LambdaCallback(on_epoch_end=lambda epoch, logs: told.append(epoch))], steps=4)
-    assert told == [0, 1]
+def test_functions_are_told_what_fit_tells_them_and_in_a_resumed_run_too(tmp_path):
+    checkpoints, told = Checkpoints(tmp_path, every=100), []
+    for steps in (4, 8):
+        each = of_keras.LambdaCallback(
+            on_train_begin=lambda logs: told.append("training begins"),
+            on_train_end=lambda logs: told.append("training ends"),
+            on_epoch_begin=lambda epoch, logs: told.append(f"begins {epoch}"),
+            on_epoch_end=lambda epoch, logs: told.append(f"ends {epoch}"),
+        )
+        learned([each], checkpoints, steps=steps)
+    assert told == [
+        "training begins", "begins 0", "ends 0", "begins 1", "ends 1", "begins 2", "training ends",
+        "training begins", "begins 2", "ends 2", "begins 3", "ends 3", "begins 4", "training ends",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

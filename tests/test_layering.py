@@ -294,7 +294,7 @@ PROPS_MAY_IMPORT = {
     "conformance": {"bnref", "conformance"},
     "datasets": set(),  # nor itself by its full name: the site loads the folder alone
     "defects": set(),
-    "image_files": set(),
+    "image_files": {"datasets"},
     "itself": set(),
     "models": set(),
     "pytorch_tabs": set(),

@@ -60,13 +60,13 @@ class Callbacks:
             for each in self.told:
                 each.set_model(self.model)
                 each.set_params({"epochs": None, "steps": None, "verbose": 0})
-                each.on_train_begin()
+                each.on_train_begin({})
             self._at_start = [_simple(each) for each in self.all]
             self._resume(rows, states)
             self._begin_a_row(len(rows))
             yield
             for each in self.told:
-                each.on_train_end()
+                each.on_train_end({})
         finally:
             self.model.optimizer = before
 
@@ -106,7 +106,7 @@ class Callbacks:
     def _begin_a_row(self, rows):
         """Tell callbacks that another row begins; the one of step 0 is told to nobody."""
         for each in self.told:
-            each.on_epoch_begin(max(rows - 1, 0))
+            each.on_epoch_begin(max(rows - 1, 0), {})
 
     def _agreed(self, row):
         """The first worker's numbers, so that all decide by the same."""

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from bnref_gallery.datasets import Dataset
+
 __all__ = ["write"]
 
 
-def write(folder: Path, data, *, files: int = 8) -> None:
+def write(folder: Path, data: Dataset, *, files: int = 8) -> None:
     """Write the images of a data set to a folder of TFRecord files.
 
     A record is the image's values as bytes, 0 to 255, in order, and then its class number as one
