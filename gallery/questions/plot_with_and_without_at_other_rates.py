@@ -26,6 +26,8 @@ import numpy as np
 from bnref_gallery import records
 from bnref_gallery.claims import claim
 
+# %%
+
 
 def rates_at_which_it_learns(accuracy, rates, enough=0.85):
     return [rate for rate in rates if accuracy(rate) > enough]
