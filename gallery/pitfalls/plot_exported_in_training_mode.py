@@ -97,7 +97,7 @@ def exported_at_inference(model, folder, spec):
 # It goes wrong at question 3 (used when): the batch's statistics at inference. ``predict`` of Keras
 # 3 says ``training=False`` and overrides what is recorded inside. ``export`` to a SavedModel says
 # nothing, so that the recorded ``training=True`` goes into the file, or the default of an image
-# layer (:doc:`/gallery/pitfalls/plot_resizing_turns_training_on`). To LiteRT and to ONNX it says
+# layer (:doc:`/gallery/pitfalls/plot_resizing_turns_training_on`). To LiteRT it says
 # ``training=False``, and is right. tf_keras keeps ``training=True`` in both.
 #
 # Met in `tensorflow/tensorflow#9796 <https://github.com/tensorflow/tensorflow/issues/9796>`_ and
