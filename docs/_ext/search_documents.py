@@ -58,7 +58,8 @@ def page(url, text, symptoms, words, threads):
         "lead": " ".join(lead),
         "headings": " ".join(each["title"] for each in others),
         "names": " ".join(error for each in text["sections"] for error in each["errors"]),
-        "body": "" if text["names"] else " ".join(body),  # names are found by themselves
+        # Names are found by themselves, and papers on the pages that cite them.
+        "body": "" if text["names"] or url == "learn/references.html" else " ".join(body),
         "sentences": [short(each) for each in (lead + body)[:SENTENCES]],
     }
 
