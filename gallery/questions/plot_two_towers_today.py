@@ -141,10 +141,11 @@ network = partial(models.perceptron, norm, inputs=(14, 14, 1))
 def fitted(replicas):
     """Accuracy in training after each epoch, and of the test, a row a seed."""
     model, rows = model_on_two_devices(network, REPLICAS[:replicas]), []
+    run = training.Run(model, model.optimizer)  # to test by the population that is saved
     for seed in range(scale.at_scale(quick=3, full=10)):  # compiled once, other weights
         restart(model, model.optimizer, network, seed=seed)
         history = model.fit(x_train, data.y_train, batch_size=128, epochs=2, verbose=0)
-        tested = training.evaluate(model, x_test, data.y_test)[1]
+        tested = run.evaluate(x_test, data.y_test)[1]
         rows.append([*history.history["accuracy"], tested])
     return np.array(rows)
 
