@@ -2,7 +2,7 @@
 Folding batch norm into the convolution: is it exact, and what does it save?
 ============================================================================
 
-It is exact to rounding: the outputs of trained networks change by :claim:`5e-07 <exact>` of the
+It is exact to rounding: the outputs of trained networks change by :claim:`0.0000005 <exact>` of the
 largest, and no accuracy changes. It saves a pass over every activation, and
 :claim:`3 % <numbers>` of the numbers in a small network. Done by hand it goes wrong: with the ε of
 another framework the outputs are :claim:`3 % <epsilon>` off, which the accuracy does not show. With
