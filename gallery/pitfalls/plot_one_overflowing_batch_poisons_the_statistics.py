@@ -14,9 +14,10 @@ were. The moving statistics do not. After one batch of images that are too large
    :check: ``np.isfinite(norm.variance).all()`` for each ``norm`` of ``bnref.norms.find(model)``
 
 .. symptom:: test accuracy near chance
-   :doctor: impossible_population
    :cause: one batch overflowed; loss scaling skipped the step, but not the statistics
    :check: ``np.isfinite(norm.variance).all()`` for each ``norm`` of ``bnref.norms.find(model)``
+   :likelihood: seldom
+   :question: 2
 """
 
 # %%
