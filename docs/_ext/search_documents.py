@@ -43,6 +43,7 @@ def documents(domain, texts, asked, titles):
 
 def page(url, text, symptoms, words, threads):
     """A page, whose lead counts for more than what comes after it."""
+    docname = url.removesuffix(".html")
     top, *others = text["sections"]
     lead = sentences(top["paragraphs"][:2])
     body = first_sentences(top["paragraphs"][2:])
@@ -50,7 +51,7 @@ def page(url, text, symptoms, words, threads):
         body += first_sentences(each["paragraphs"])
     return {
         "url": url,
-        "kind": kind_of(url.removesuffix(".html")),
+        "kind": kind_of(docname),
         "title": top["title"],
         "threads": threads,
         "symptoms": symptoms,
@@ -58,8 +59,8 @@ def page(url, text, symptoms, words, threads):
         "lead": " ".join(lead),
         "headings": " ".join(each["title"] for each in others),
         "names": " ".join(error for each in text["sections"] for error in each["errors"]),
-        # Names are found by themselves, and papers on the pages that cite them.
-        "body": "" if text["names"] or url == "learn/references.html" else " ".join(body),
+        # Names are found by themselves, and what a list says on the pages that it names.
+        "body": "" if text["names"] or kind_of(docname) == "list" else " ".join(body),
         "sentences": [short(each) for each in (lead + body)[:SENTENCES]],
     }
 
@@ -79,7 +80,7 @@ def section(url, text, section):
         "kind": "section",
         "title": f"{section['title']} ({text['sections'][0]['title']})",
         "lead": " ".join(lead),
-        "sentences": lead[:1],
+        "sentences": [short(each) for each in lead[:1]],
     }
 
 
@@ -93,7 +94,7 @@ def symptom(url, name, domain):
         "title": name[0].upper() + name[1:],
         "words": words,
         "body": " ".join(causes),
-        "sentences": causes[:SENTENCES],
+        "sentences": [short(each) for each in causes[:SENTENCES]],
     }
 
 
@@ -104,7 +105,7 @@ def explained(url, told):
         "kind": "name",
         "title": told["name"],
         "lead": told["text"],
-        "sentences": sentences([told["text"]])[:1],
+        "sentences": [short(each) for each in sentences([told["text"]])[:1]],
     }
 
 
@@ -136,5 +137,5 @@ def first_sentences(paragraphs):
 
 
 def short(sentence):
-    """A sentence as it is shown: what is longer than two lines ends in an ellipsis."""
-    return textwrap.shorten(sentence, 180, placeholder=" …")
+    """A sentence as it is shown: what is longer than a line or two ends in an ellipsis."""
+    return textwrap.shorten(sentence, 105, placeholder=" …")
