@@ -116,10 +116,23 @@ def test_what_is_served_may_differ_by_rounding_and_not_by_the_batch():
         return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
 
     page = "exported_in_training_mode"
-    assert not answer(page, "allclose", served=rounding, x=x)
-    assert answer(page, "allclose", served=by_the_batch, x=x)
-    assert not answer(page, "allclose", served=lambda x: 1e-6 * rounding(x), x=x)
-    assert answer(page, "allclose", served=lambda x: 1e-6 * by_the_batch(x), x=x)
+    assert not answer(page, "np.std(served(x))", served=rounding, x=x)
+    assert answer(page, "np.std(served(x))", served=by_the_batch, x=x)
+    assert not answer(page, "np.std(served(x))", served=lambda x: 1e-6 * rounding(x), x=x)
+    assert answer(page, "np.std(served(x))", served=lambda x: 1e-6 * by_the_batch(x), x=x)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+def test_the_exported_function_is_compared_with_the_model_in_the_scale_of_its_outputs(scale):
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    model = SimpleNamespace(predict=lambda x: scale * np.tanh(x))
+    rounded = SimpleNamespace(serve=lambda x: scale * (np.tanh(x) + 1e-4))
+    in_training_mode = SimpleNamespace(serve=lambda x: scale * np.tanh(x - x.mean(0)))
+    for loaded, differs in ((rounded, False), (in_training_mode, True)):
+        found = answer(
+            "exported_in_training_mode", "np.std(predicted)", loaded=loaded, model=model, x=x
+        )
+        assert found == differs
 
 
 @pytest.mark.slow

@@ -21,16 +21,16 @@ class FirstBatch:
     """
 
     def __init__(self, model, *, whole):
-        self.strategy, self.whole = strategy_of_workers(model), whole
+        self.strategy = strategy_of_workers(model)
+        # What a worker reads of its own is its own affair.
+        self.is_compared = self.strategy is not None and whole
         self._digest = np.zeros(0)
 
     def noted(self, is_first, batch):
-        """In a pipeline: the same batch; if it is the first one, it is noted.
+        """In a pipeline whose batches are compared: the same batch; the first one is noted.
 
         By the pipeline itself, since to read a shuffled data set once more would change its order.
         """
-        if self.strategy is None or not self.whole:
-            return batch
         leaves = tf.nest.flatten(batch)
         self._digest = np.zeros(len(leaves) + 1)
         note = tf.cond(
@@ -77,7 +77,7 @@ class FirstBatch:
         ------
         ValueError
         """
-        if self.strategy is None or not self.whole:
+        if not self.is_compared:
             return
         digests = of_workers(self.strategy, self._digest)
         alike = np.isclose(digests, digests[0], rtol=1e-5, equal_nan=True).all(1)

@@ -89,7 +89,9 @@ class Pipeline:
         self._known_empty = int(dataset.cardinality()) == 0
         number = start * in_a_step
         dataset = dataset.enumerate().skip(number)
-        dataset = dataset.map(lambda i, batch: (i, self._first.noted(tf.equal(i, number), batch)))
+        if self._first.is_compared:
+            noted = self._first.noted
+            dataset = dataset.map(lambda i, batch: (i, noted(tf.equal(i, number), batch)))
         dataset = dataset.map(lambda i, batch: self._checked_parts(i // in_a_step + 1, batch))
         if self.whole and context.num_replicas_in_sync > 1:
             first = context.input_pipeline_id * replicas
