@@ -193,6 +193,22 @@ def test_the_right_page_is_first_for_most_phrases_and_among_three_for_nearly_all
     assert first >= 0.7 and three >= 0.9, (first, three, wrong)
 
 
+def test_an_index_in_columns_comes_back_as_it_was():
+    """Several fields of a term, several documents of a field, a term more than once in one."""
+    index = [
+        ["rare", {"0": {"7": 1}}],
+        ["=frozen", {"0": {"0": 2, "3": 1, "250": 4}, "12": {"3": 1}}],
+        ["often", {"5": {str(each): each + 1 for each in range(9)}}],
+    ]
+    script = (
+        f"import {{ toColumns, fromColumns }} from {json.dumps((SOURCES / 'columns.js').as_uri())};"
+        f"console.log(JSON.stringify(fromColumns(toColumns({json.dumps(index)}))));"
+    )
+    command = [NODE, "--input-type=module", "--eval", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout) == index
+
+
 @needs_site
 def test_the_search_weighs_at_most_100_kib_over_the_wire():
     assert len(gzip.compress((SITE / "_static" / "search.js").read_bytes(), 9)) <= 100_000

@@ -7,6 +7,7 @@ import { deflateRawSync } from "node:zlib";
 import esbuild from "esbuild";
 import MiniSearch from "minisearch";
 import { stemmer } from "stemmer";
+import { toColumns } from "./columns.js";
 import { load } from "./search.js";
 import { options, spellings, termsOf } from "./terms.js";
 
@@ -19,7 +20,8 @@ const index = new MiniSearch(options(terms));
 index.addAll(documents.map((each, id) => ({ id, ...each, body: beyond(each) })));
 const written = spellings([...documents.map(told), ...Object.values(words.concepts).flat()].join(" "));
 const known = [...new Set(written)].filter((word) => word.length > 3 && stemmer(word) !== word).sort();
-const built = { words, index: JSON.stringify(index), known };
+const plain = JSON.parse(JSON.stringify(index));
+const built = { words, index: { ...plain, index: toColumns(plain.index) }, known };
 refuseWhatNobodyFinds(load(built));
 writeFileSync(to, await bundled(deflateRawSync(JSON.stringify(built), { level: 9 })));
 

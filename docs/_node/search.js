@@ -1,6 +1,7 @@
 /* The search itself: what is loaded when somebody begins to type. */
 import MiniSearch from "minisearch";
 import SearchableMap from "minisearch/SearchableMap";
+import { fromColumns } from "./columns.js";
 import { FIELDS, options, spellings, termsOf } from "./terms.js";
 
 // Pages that answer come first: a list, a symptom of the finder or a name leads on to such a page.
@@ -9,9 +10,9 @@ const KINDS = { page: 1, report: 0.7, symptom: 0.6, list: 0.6, section: 0.5, nam
 /** Read an index that `build.js` wrote; what comes back finds. */
 export function load({ words, index, known }) {
   const spelled = new SearchableMap();
-  for (const word of [...known, ...JSON.parse(index).index.map(([term]) => term)]) spelled.set(word, true);
+  for (const word of [...known, ...index.index.terms]) spelled.set(word, true);
   const terms = termsOf(words);
-  const search = MiniSearch.loadJSON(index, options(terms));
+  const search = MiniSearch.loadJS({ ...index, index: fromColumns(index.index) }, options(terms));
   const boostDocument = (id, term, stored) => KINDS[stored.kind];
 
   /** The best places for what was typed, each with the sentence that fits best. */
