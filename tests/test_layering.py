@@ -299,6 +299,7 @@ PROPS_MAY_IMPORT = {
     "models": set(),
     "pytorch_tabs": set(),
     "records": {"records", "scale"},
+    "residual_networks": {"models"},
     "restarts": set(),
     "scale": {"bnref"},
     "second_derivatives": set(),

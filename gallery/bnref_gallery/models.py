@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import keras
 
-__all__ = ["perceptron", "three_convolutions", "two_convolutions"]
+__all__ = ["check_norm", "perceptron", "three_convolutions", "two_convolutions"]
 
 
 def two_convolutions(
@@ -35,7 +35,7 @@ def two_convolutions(
         From images (N, H, W, C) to logits (N, classes). Its weights come from Keras's random state:
         call ``keras.utils.set_random_seed`` first.
     """
-    _check_norm(norm)
+    check_norm(norm)
     layers = [keras.Input(image_shape)]
     for index, width in enumerate(filters):
         layers.append(keras.layers.Conv2D(width, 5, padding="same"))
@@ -71,7 +71,7 @@ def perceptron(
     keras.Model
         From shape (N, ..., as `inputs`) to (N, outputs).
     """
-    _check_norm(norm)
+    check_norm(norm)
     layers = [keras.Input(inputs), keras.layers.Flatten()]
     for width in units:
         layers.append(keras.layers.Dense(width))
@@ -104,7 +104,7 @@ def three_convolutions(
     keras.Model
         From images (N, H, W, C) to logits (N, classes).
     """
-    _check_norm(norm)
+    check_norm(norm)
     layers = [keras.Input(image_shape)]
     for width in filters:
         use_bias = bias or norm is None
@@ -115,7 +115,8 @@ def three_convolutions(
     return keras.Sequential(layers)
 
 
-def _check_norm(norm):
+def check_norm(norm: Callable | None, name: str = "norm") -> None:
+    """Refuse what makes no layers: ValueError with the name of the argument."""
     # A layer is callable too, but it is one layer, and there are several places.
     if norm is not None and (not callable(norm) or isinstance(norm, keras.layers.Layer)):
-        raise ValueError(f"norm must be None or a callable that makes a layer; received {norm!r}")
+        raise ValueError(f"{name} must be None or a callable that makes a layer; received {norm!r}")
