@@ -94,6 +94,21 @@ def exported_at_inference(model, folder, spec):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# The model has just been trained, and is in training mode.
+#
+# .. code-block:: python
+#
+#    program = torch.export.export(model, (x,))
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    model.eval()
+#    program = torch.export.export(model, (x,))
+#
 # Why
 # ---
 # It goes wrong at question 3 (used when): the batch's statistics at inference. ``predict`` of Keras

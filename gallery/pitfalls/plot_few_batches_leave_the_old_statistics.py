@@ -82,6 +82,25 @@ def norm_for_few_steps():
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    for x, y in loader:
+#        train_step(model, x, y)
+#    model.eval()
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# ``update_bn`` of ``torch.optim.swa_utils`` passes the training data once.
+#
+# .. code-block:: python
+#
+#    for x, y in loader:
+#        train_step(model, x, y)
+#    update_bn(loader, model)
+#    model.eval()
+#
 # Why
 # ---
 # It goes wrong at question 2 (remembered how). After t steps the share ρᵗ of the start is left: it

@@ -66,6 +66,25 @@ def folded(kernel, bias, gamma, beta, mean, variance):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    scale = bn.weight / bn.running_var.sqrt()
+#    folded = nn.Linear(64, 64)
+#    folded.weight.data = scale[:, None] * dense.weight
+#    folded.bias.data = bn.bias - scale * bn.running_mean
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# For a convolution: ``fuse_conv_bn_eval``.
+#
+# .. code-block:: python
+#
+#    from torch.nn.utils import fuse_linear_bn_eval
+#
+#    folded = fuse_linear_bn_eval(dense.eval(), bn.eval())
+#
 # Why
 # ---
 # None of the three questions is answered wrongly; the arithmetic is. At inference batch norm is y =

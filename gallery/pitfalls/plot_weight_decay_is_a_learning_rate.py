@@ -62,6 +62,27 @@ def optimizer_that_spares_norms(model, decay):
 
 
 # %%
+# Wrong, PyTorch
+# ^^^^^^^^^^^^^^
+# .. code-block:: python
+#
+#    optimizer = torch.optim.SGD(
+#        model.parameters(), 0.1, weight_decay=decay
+#    )
+#
+# Right, PyTorch
+# ^^^^^^^^^^^^^^
+# γ, β and the biases are the parameters of one dimension.
+#
+# .. code-block:: python
+#
+#    weights, spared = [], []
+#    for value in model.parameters():
+#        (weights if value.ndim > 1 else spared).append(value)
+#    groups = [{"params": weights, "weight_decay": decay}]
+#    groups.append({"params": spared, "weight_decay": 0})
+#    optimizer = torch.optim.SGD(groups, 0.1)
+#
 # Why
 # ---
 # None of the three questions is answered wrongly. For weights before batch norm the gradient at c·w

@@ -47,6 +47,27 @@ PROBLEMS = {
         wrong=(30, 90),
         right=(94, 100),
     ),
+    "pitfalls/plot_exported_in_training_mode": Problem(
+        used_when.accuracy_of_exported,
+        "test accuracy of the exported program, where the examples come class by class",
+        " %",
+        wrong=(0, 30),
+        right=(90, 100),
+    ),
+    "pitfalls/plot_few_batches_leave_the_old_statistics": Problem(
+        remembered_how.accuracy_after_few_steps,
+        "accuracy on the examples that the network was tuned on in five steps",
+        " %",
+        wrong=(0, 50),
+        right=(90, 100),
+    ),
+    "pitfalls/plot_folding_by_the_wrong_formula": Problem(
+        used_when.error_of_folded,
+        "error of the folded layer over the largest output",
+        "",
+        wrong=(0.1, 10),
+        right=(0, 1e-4),
+    ),
     "pitfalls/plot_half_precision_overflows_and_stands_still": Problem(
         remembered_how.running_variance,
         "running variance after 1,000 batches of variance 4, with momentum 0.01",
@@ -95,6 +116,13 @@ PROBLEMS = {
         "",
         wrong=(1, 2),
         right=(0, 1e-5),
+    ),
+    "pitfalls/plot_weight_decay_is_a_learning_rate": Problem(
+        remembered_how.gamma_after_an_epoch,
+        "mean of γ after 40 steps with a weight decay of 0.05",
+        "",
+        wrong=(0.7, 0.9),
+        right=(0.95, 1.1),
     ),
     "pitfalls/plot_training_false_does_not_freeze": Problem(
         used_when.move_of_frozen_statistics,

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.utils.data import TensorDataset
 
 from pytorch_problems import network as net
 
@@ -98,3 +99,36 @@ def share_of_partners_found(code, seed):
     with torch.no_grad():
         nearest = similarities(x[::2], -x[1::2]).argmax(1)
     return 100 * (y[::2] == y[1::2][nearest]).float().mean().item()
+
+
+def accuracy_after_few_steps(code, seed):
+    """Accuracy on the examples of another kind that a trained network was tuned on, in five steps.
+
+    The batches mix the classes, in training and afterwards.
+    """
+    model = net.trained(seed).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    x, y = net.examples(250, seed).tensors
+    loader = list(net.shuffled(TensorDataset(x + 40 * net.SCALES, y), seed))
+
+    def train_step(model, x, y):
+        optimizer.zero_grad()
+        net.loss_of(model, x, y).backward()
+        optimizer.step()
+
+    names = net.executed(
+        code, model=model, loader=loader, train_step=train_step, update_bn=update_bn
+    )
+    return net.accuracy(names["model"], loader)
+
+
+def gamma_after_an_epoch(code, seed):
+    """The mean of γ over all norms after an epoch with a weight decay of 0.05."""
+    torch.manual_seed(seed)
+    model = net.network()
+    optimizer = net.executed(code, model=model, decay=0.05)["optimizer"]
+    for x, y in net.shuffled(net.examples(2000, seed), seed):
+        optimizer.zero_grad()
+        net.loss_of(model, x, y).backward()
+        optimizer.step()
+    return torch.cat([norm.weight for norm in net.norms(model)]).mean().item()

@@ -36,3 +36,22 @@ def move_of_frozen_statistics(code, seed):
         for norm, mean in zip(net.norms(base), before, strict=True)
     ]
     return max(move.max().item() for move in moves)
+
+
+def accuracy_of_exported(code, seed):
+    """Test accuracy of an exported program, where the test examples come class by class."""
+    model, test = net.trained(seed).train(), net.test_examples(seed)
+    program = net.executed(code, model=model, x=next(iter(test))[0])["program"]
+    return net.accuracy(program.module(), test)
+
+
+def error_of_folded(code, seed):
+    """How far a dense layer with a folded norm is from both, over the largest output."""
+    dense, bn, *_ = net.trained(seed)[3:]
+    with torch.no_grad():
+        bn.running_var *= torch.logspace(-4, 0, 64)  # some small beside ε, as after pruning
+    x = torch.randn(100, 64, generator=torch.Generator().manual_seed(seed))
+    folded = net.executed(code, dense=dense, bn=bn)["folded"]
+    with torch.no_grad():
+        expected = bn(dense(x))
+        return ((folded(x) - expected).abs().max() / expected.abs().max()).item()
