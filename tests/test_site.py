@@ -141,9 +141,9 @@ def test_every_gallery_script_ends_by_asserting_what_it_claims(script):
     conclusion = re.split("\n# (?:Conclusion|Proof)\n", text)[-1]
     assert conclusion != text, "no cell called Proof, or Conclusion"
     assert any(map(claims, ast.walk(ast.parse(conclusion))))
-    entries = r"\n\.\. symptom::.*\n(?: {3}.*\n)+"
-    of_pytorch = r"\n# (?:Wrong|Right), PyTorch\n(?:#.*\n)+?(?=# (?:Wrong|Right|Why)\b)"
-    rest = re.sub(f"{entries}|{of_pytorch}", "\n", text)
+    entries = r"^\.\. symptom::.*\n(?: {3}.*\n)+"
+    of_pytorch = r"^# (?:Wrong|Right), PyTorch\n(?:#.*\n)+?(?=# (?:Wrong|Right|Why)\b)"
+    rest = re.sub(f"{entries}|{of_pytorch}", "", text, flags=re.MULTILINE)
     written = [line for line in rest.splitlines() if line.strip()]
     assert len(written) <= 180, "not counting its symptoms, PyTorch's code and blank lines"
 

@@ -73,7 +73,8 @@ def folded(kernel, bias, gamma, beta, mean, variance):
 #    scale = bn.weight / bn.running_var.sqrt()
 #    folded = nn.Linear(64, 64)
 #    folded.weight.data = scale[:, None] * dense.weight
-#    folded.bias.data = bn.bias - scale * bn.running_mean
+#    mean = scale * bn.running_mean
+#    folded.bias.data = bn.bias - mean
 #
 # Right, PyTorch
 # ^^^^^^^^^^^^^^

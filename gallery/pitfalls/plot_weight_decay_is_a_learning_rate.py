@@ -76,11 +76,11 @@ def optimizer_that_spares_norms(model, decay):
 #
 # .. code-block:: python
 #
-#    weights, spared = [], []
-#    for value in model.parameters():
-#        (weights if value.ndim > 1 else spared).append(value)
-#    groups = [{"params": weights, "weight_decay": decay}]
-#    groups.append({"params": spared, "weight_decay": 0})
+#    values = list(model.parameters())
+#    weights = [each for each in values if each.ndim > 1]
+#    spared = [each for each in values if each.ndim == 1]
+#    groups = [{"params": weights}, {"params": spared}]
+#    groups[0]["weight_decay"] = decay
 #    optimizer = torch.optim.SGD(groups, 0.1)
 #
 # Why
