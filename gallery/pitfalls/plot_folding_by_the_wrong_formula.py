@@ -84,7 +84,9 @@ def folded(kernel, bias, gamma, beta, mean, variance):
 #
 #    from torch.nn.utils import fuse_linear_bn_eval
 #
-#    folded = fuse_linear_bn_eval(dense.eval(), bn.eval())
+#    dense.eval()
+#    bn.eval()
+#    folded = fuse_linear_bn_eval(dense, bn)
 #
 # Why
 # ---

@@ -77,8 +77,8 @@ def optimizer_that_spares_norms(model, decay):
 # .. code-block:: python
 #
 #    values = list(model.parameters())
-#    weights = [each for each in values if each.ndim > 1]
-#    spared = [each for each in values if each.ndim == 1]
+#    weights = [p for p in values if p.ndim > 1]
+#    spared = [p for p in values if p.ndim == 1]
 #    groups = [{"params": weights}, {"params": spared}]
 #    groups[0]["weight_decay"] = decay
 #    optimizer = torch.optim.SGD(groups, 0.1)
