@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import QUIET, assert_same_values
 
 from bnref import BatchNorm, workers
@@ -182,6 +183,30 @@ def test_the_best_model_is_saved_and_not_saved_over_after_a_resumption(tmp_path)
     learned([best()], checkpoints, steps=11)
     _, wanted = learned(None, steps=6)
     assert_same_weights(keras.models.load_model(path), wanted.model)
+
+
+def written_for_tensorboard(folder):
+    """By tag and number, the values in the files of one folder that TensorBoard reads."""
+    found = {}
+    for path in sorted(folder.glob("events.out.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for each in event.summary.value:
+                if each.HasField("tensor"):
+                    value = float(tf.make_ndarray(each.tensor))
+                    found.setdefault(each.tag, {})[event.step] = value
+    return found
+
+
+def test_tensorboard_gets_each_row_by_its_number_after_a_resumption_too(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "kept", every=100)
+    for steps in (8, 14):
+        board = of_keras.TensorBoard(tmp_path / "board", write_graph=False)
+        history, _ = learned([board], checkpoints, steps=steps)
+    for part, name in (("train", "loss"), ("validation", "val_loss")):
+        found = written_for_tensorboard(tmp_path / "board" / part)
+        wanted = dict(enumerate(map(float, history[name][1:])))
+        assert found["epoch_loss"] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_where_it_is_kept():

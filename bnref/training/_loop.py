@@ -100,9 +100,10 @@ class Loop:
             optimizer; where it asks for the end (``stop_training``) the run ends with that row and
             a checkpoint, all workers at the same step.
 
-            ``EarlyStopping``, ``ModelCheckpoint``, ``CSVLogger``, ``TensorBoard``,
-            ``ReduceLROnPlateau``, ``TerminateOnNaN`` (with ``nonfinite="keep"``) and
-            ``LambdaCallback`` work; a ``monitor`` other than "loss" needs its ``mode``. Those that
+            ``EarlyStopping``, ``ModelCheckpoint``, ``CSVLogger``, ``ReduceLROnPlateau``,
+            ``TensorBoard`` (where tensorboard is installed), ``TerminateOnNaN`` (with
+            ``nonfinite="keep"``) and ``LambdaCallback`` work; a ``monitor`` other than "loss" needs
+            its ``mode``. Those that
             write files do so on the first worker; the others are told on all, of the first's
             numbers. Nobody is told of batches.
 
