@@ -103,9 +103,8 @@ class Loop:
             ``EarlyStopping``, ``ModelCheckpoint``, ``CSVLogger``, ``ReduceLROnPlateau``,
             ``TensorBoard`` (where tensorboard is installed), ``TerminateOnNaN`` (with
             ``nonfinite="keep"``) and ``LambdaCallback`` work; a ``monitor`` other than "loss" needs
-            its ``mode``. Those that
-            write files do so on the first worker; the others are told on all, of the first's
-            numbers. Nobody is told of batches.
+            its ``mode``. Those that write files do so on the first worker; the others are told on
+            all, of the first's numbers. Nobody is told of batches.
 
             A resumed run puts back what they had come to (numbers, words and truth values), so that
             patience is counted on, and a run that one of them ended stays ended. A ``CSVLogger``
