@@ -80,7 +80,7 @@ def compressed_and_recomputed(model, change, batches):
 # It goes wrong at question 2 (remembered how): what is remembered is of other weights. Pruned, a
 # layer's outputs have a smaller variance, so that its norm divides by too much, and so do the
 # layers behind it, each on top of the one before. Recomputing gives every channel mean β and
-# deviation γ again. What is left is what the weights have lost.
+# variance γ² again. What is left is what the weights have lost.
 #
 # The same holds for weights that are averaged
 # (:doc:`/gallery/pitfalls/plot_averaged_weights_need_their_own_statistics`) or merged from several
