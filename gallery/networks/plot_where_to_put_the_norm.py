@@ -165,7 +165,7 @@ fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
 for place, (found, _) in enumerate(results.values()):
     ax.plot(found[:, 1], np.full(len(found), place), "C0o" if place < 3 else "C1X", ms=6)
 ax.set(title="At each one's best rate", xlabel="test accuracy", yticks=range(len(ARMS)))
-ax.set(yticklabels=ARMS, ylim=(len(ARMS) - 0.5, -0.5))
+ax.set(yticklabels=ARMS, ylim=(len(ARMS) - 0.5, -0.5), ylabel="arrangement")
 plt.show()
 
 # %%
