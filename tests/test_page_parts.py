@@ -589,7 +589,9 @@ def test_dots_of_categories_are_told_by_category_and_what_is_long_is_cut():
 
 def test_a_figure_with_pictures_keeps_its_colours_and_quotes_cannot_leave_the_text(monkeypatch):
     figure = plt.figure()
-    figure.subplots().imshow(np.eye(3))
+    ax = figure.subplots()
+    ax.imshow(np.eye(3))
+    ax.set_axis_off()  # it has no numbers, so that it needs no label
     figure.suptitle('a "cat"')
     rst = ".. image-sg:: /a.png\n   :alt: its title\n   :class: sphx-glr-single-img\n"
     monkeypatch.setattr("sphinx_gallery.scrapers.matplotlib_scraper", lambda *_, **__: rst)

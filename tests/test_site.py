@@ -148,6 +148,11 @@ def test_every_gallery_script_ends_by_asserting_what_it_claims(script):
     assert len(written) <= 180, "not counting its symptoms, PyTorch's code and blank lines"
 
 
+def test_no_figure_has_an_axis_without_a_y_label(pages):
+    marked = [path.name for path, page in pages.items() if page.find(class_="lacks-y-label")]
+    assert not marked, "which of its axes: alternative_texts.unlabelled(figure)"
+
+
 def test_the_reference_shows_the_arguments_of_a_layer(pages):
     signature = pages[SITE / "api" / "layers.html"].find(id="bnref.layers.BatchNorm").get_text()
     assert "momentum=0.99" in signature and "epsilon=0.001" in signature

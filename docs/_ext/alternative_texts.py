@@ -2,7 +2,8 @@
 
 `scraper` takes the place of sphinx-gallery's own. It also marks figures that hold pictures: these
 keep their colours in the dark, where `lighten.py` recolours the others. And it draws the card of a
-page: one panel of its first figure, small, with letters that can be read.
+page: one panel of its first figure, small, with letters that can be read. A figure with a y axis
+that has no label is marked too, for a test of the site.
 """
 
 import re
@@ -30,12 +31,25 @@ def scraper(block, block_vars, gallery_conf, **options):
 
     figures = [plt.figure(number) for number in plt.get_fignums()]
     texts = iter([escape(describe(figure)) for figure in figures])
-    pictures = any(ax.images for figure in figures for ax in figure.axes)
+    marks = ["keeps-colours"] if any(ax.images for figure in figures for ax in figure.axes) else []
+    marks += ["lacks-y-label"] if any(map(unlabelled, figures)) else []
     rst = matplotlib_scraper(block, block_vars, gallery_conf, **options)
     if "_001.png" in rst:
         draw_card(figures[0], CARDS / f"{Path(block_vars['src_file']).stem}.png")
     rst = ALTERNATIVE.sub(lambda found: next(texts, found[0]), rst)
-    return CLASS.sub(r"\1-img keeps-colours", rst) if pictures else rst
+    return CLASS.sub(lambda found: " ".join([f"{found[1]}-img", *marks]), rst)
+
+
+def unlabelled(figure):
+    """The titles of the drawings that show numbers or names on a y axis without saying of what."""
+    return [
+        title_of(ax) or "a drawing without title"
+        for ax in figure.axes
+        if ax.axison
+        and ax.get_label() != "<colorbar>"
+        and ax.yaxis.get_tick_params().get("labelleft", True)  # not shared with one to the left
+        and not ax.get_ylabel()
+    ]
 
 
 def draw_card(figure, path):

@@ -117,6 +117,7 @@ ax.set(
     title="What the doctor names", xlim=(0, 1.25), xticks=[0, 0.5, 1], xlabel="share of the models"
 )
 ax.invert_yaxis()
+ax.set_ylabel("models, and which findings count")
 plt.show()
 
 # %%

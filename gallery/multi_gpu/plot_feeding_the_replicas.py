@@ -191,6 +191,7 @@ for place, name in enumerate(ARMS):
 left.set(title="Digits of the first\nand second worker", yticks=range(4), yticklabels=ARMS)
 left.set(xlabel="digit", xticks=range(10), ylim=(3.6, -0.6))
 right.set(title="As it is saved", xlabel="test accuracy", xlim=(0, 1))
+left.set_ylabel("how the data are fed")
 plt.show()
 
 # %%

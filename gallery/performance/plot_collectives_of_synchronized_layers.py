@@ -96,6 +96,8 @@ for (name, each), style in zip(paper.items(), ("C3x-", "C3x:", "C2+-", "C2+:"), 
 right.set(title="On paper: ms a step,\nResNet-50", xlabel="GPUs", xticks=many, xticklabels=many)
 right.minorticks_off()
 fig.legend(loc="outside lower center", ncols=2, fontsize="small")
+left.set_ylabel("layer")
+right.set_ylabel("ms a step")
 plt.show()
 
 # %%

@@ -103,6 +103,7 @@ for ax, shape in zip(axes, [(64, 32, 32, 64), (4096, 512)], strict=True):
 axes[0].invert_yaxis()
 axes[1].legend()
 fig.supxlabel("time, the nearest of Keras's layers = 1", fontsize="medium")
+axes[0].set_ylabel("layer")
 plt.show()
 
 # %%

@@ -114,6 +114,7 @@ for place, each in enumerate(seconds.values()):
 longest = max(max(each.values()) for each in seconds.values())
 ax.set(yticks=range(2), yticklabels=seconds, xlim=(0, 1400 * longest), ylim=(1.6, -0.6))
 ax.set_title("Milliseconds a step, two logical devices")
+ax.set(xlabel="milliseconds", ylabel="norm")
 plt.show()
 
 # %%

@@ -76,6 +76,7 @@ for place, each in enumerate(seconds.values()):
 longest = max(max(each.values()) for each in seconds.values())
 ax.set(yticks=range(2), yticklabels=seconds, xlim=(0, 1400 * longest), ylim=(1.6, -0.6))
 ax.set_title("Milliseconds a step, one device")
+ax.set(xlabel="milliseconds", ylabel="network")
 plt.show()
 
 # %%

@@ -78,6 +78,7 @@ left.invert_yaxis()
 right.set(
     title="CIFAR-10, 2,560 images", xlabel="epoch", ylabel="test accuracy", xticks=range(1, 6)
 )
+left.set_ylabel("layer")
 plt.show()
 
 # %%

@@ -147,6 +147,7 @@ left.set(title="Moving mean, two replicas", xlabel="dotted: all valid steps", yl
 right.plot(counts, predicted, "k:", label="√(3(R − 1)/2n)")
 right.set(title="Error of the outputs", xlabel="replicas R", ylabel="σ", xticks=counts)
 fig.legend(loc="outside lower center", ncols=2)
+left.set_ylabel("layer")
 plt.show()
 
 # %%

@@ -180,6 +180,8 @@ for size, values in accuracies.items():
 right.plot(["2"] * len(with_groups), with_groups, "C2D")
 right.set(title="Test accuracy", xlabel="micro-batch", ylim=(0, 1))
 fig.legend(loc="outside lower center", ncols=3)
+left.set_ylabel("error, relative")
+right.set_ylabel("test accuracy")
 plt.show()
 
 # %%

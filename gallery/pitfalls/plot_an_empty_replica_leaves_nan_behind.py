@@ -175,6 +175,7 @@ for k, (ax, title) in enumerate(zip(axes, ("Mean", "Variance"), strict=True)):
     for name, style in zip(read, ("C1s-", "C3v-", "C4x-", "C0o", "C2+"), strict=True):
         ax.plot(SIZES, read[name][:, 0, k], style, ms=8, label=None if k else name)
     ax.plot(SIZES, true[:, k], "k:", label=None if k else "both replicas together")
+    ax.set_ylabel(f"moving {title.lower()}")
     ax.set(title=f"{title} remembered", xlabel="second replica's share of 64", xticks=SIZES[:-2])
 fig.legend(loc="outside lower center", ncols=2)
 plt.show()

@@ -148,6 +148,8 @@ for k, (style, name) in enumerate((("C1X", "as trained"), ("C0o", "recomputed wi
     right.plot(accuracy[..., k].reshape(6, -1), range(6), style, ms=7)[0].set_label(name)
 right.set(title="Test accuracy", yticks=range(6), yticklabels=lines, ylim=(5.5, -0.5), xlim=(0, 1))
 fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+left.set_ylabel("ratio of variances")
+right.set_ylabel("place of dropout, share kept")
 plt.show()
 
 # %%

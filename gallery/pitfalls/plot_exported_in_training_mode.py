@@ -124,11 +124,11 @@ def exported_at_inference(model, folder, spec):
 # Experiment
 # ----------
 # One trained network, exported in several ways, and asked in three: all test digits in one batch,
-# 50 by 50 and sorted by class, and 300 of them one by one.
+# 50 by 50 and sorted by class, and one by one.
 
 data = datasets.load("mnist").take(train=4000, test=1000)
 SPEC = tf.TensorSpec((None, 28, 28, 1), tf.float32)
-TESTS = {"one batch": (1000, 1000), "50 by 50, sorted": (1000, 50), "one by one": (300, 1)}
+TESTS = {"one batch": (1000, 1000), "50 by 50, sorted": (1000, 50), "one by one": (1000, 1)}
 
 
 def trained(seed):
@@ -224,7 +224,7 @@ fig, ax = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
 for k, (test, style) in enumerate(zip(TESTS, ("C4o", "C3v", "C1s"), strict=True)):
     height = np.arange(len(ways)) + 0.2 * (k - 1)
     ax.plot(runs[..., k].T, height, style, ms=6, label=[test] + [""] * (len(seeds) - 1))
-ax.set(title="Served, by the way of export", xlabel="test accuracy", xlim=(0, 1))
+ax.set(title="Served", xlabel="test accuracy", ylabel="way of export", xlim=(0, 1))
 ax.set(yticks=range(len(ways)), yticklabels=ways, ylim=(len(ways) - 0.5, -0.5))
 fig.legend(loc="outside lower center", ncols=3)
 plt.show()

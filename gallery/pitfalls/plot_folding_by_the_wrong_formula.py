@@ -207,6 +207,7 @@ for case, (changes, lost) in found.items():
     right.plot(100 * lost, [case] * len(seeds), style)
 left.set(title="Change of the outputs", xlabel="of the largest", xlim=(1e-8, 10), ylim=(8.5, -0.5))
 right.set(title="Accuracy lost", xlabel="points", xlim=(-10, 90))
+left.set_ylabel("formula")
 plt.show()
 
 # %%

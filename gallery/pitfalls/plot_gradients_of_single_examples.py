@@ -138,6 +138,7 @@ ax.axvline(1, color="#555555", ls=":", label="allowed: 2C")
 ax.set(title="One of 32 examples swapped", xlabel="the sum of clipped gradients moves by, over 2C")
 ax.set(xlim=(0, None), yticks=range(2), yticklabels=results, ylim=(1.5, -0.5))
 fig.legend(loc="outside lower center")
+ax.set_ylabel("norm")
 plt.show()
 
 # %%

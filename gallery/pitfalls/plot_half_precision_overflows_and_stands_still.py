@@ -186,10 +186,10 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 4.2), layout="constrained"
 for (name, values), style in zip(spreads.items(), ("C1s-", "C0o-", "C2+:"), strict=True):
     left.semilogx(sigmas, values, style, ms=5, lw=1, label=name)
 left.axvline((65504 / 512) ** 0.5, color="#555555", ls=":", lw=1, label="√(65,504/512)")
-left.set(xlabel="σ of the inputs", title="σ of the outputs, N = 512")
+left.set(xlabel="σ of the inputs", ylabel="σ of the outputs", title="N = 512")
 for (name, values), style in zip(traces.items(), ("C1", "C3--", "C0:"), strict=True):
     right.plot(range(10, 1001, 10), values, style, lw=2, label=f"average in {name}")
-right.set(xlabel="step", title="Moving variance; that of a batch is 4", ylim=(0.9, 4.1))
+right.set(xlabel="step", ylabel="moving variance", title="A batch's is 4", ylim=(0.9, 4.1))
 fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 

@@ -171,6 +171,9 @@ for k, (label, colour, style) in enumerate(arms):
     axes["b"].plot(range(10, 121, 10), lengths[k, 0].T, colour, lw=1)
     axes["c"].plot(accuracy[k], ["rate 0.1", "rate 0.2"], colour + style, ms=8)
 fig.legend(loc="outside lower center", ncols=2)
+axes["a"].set_ylabel("b")
+axes["b"].set_ylabel("|bias|")
+axes["c"].set_ylabel("learning rate")
 plt.show()
 
 # %%

@@ -148,11 +148,14 @@ def traced_step(pair, arm, optimizer, variables):
 
 
 def share_found(pair, arm, mode):
-    """The share of test images that find a partner of their class."""
-    images, negatives = data.x_test[:500], 1 - data.x_test[500:]
-    one, other = encoded(pair, images, negatives, arm, training=mode)
-    nearest = np.argmax(tf.matmul(one, other, transpose_b=True), 1)
-    return np.mean(data.y_test[:500] == data.y_test[500:][nearest])
+    """The share of the test images that find a partner of their class in the other half."""
+    halves, found = (np.arange(500), np.arange(500, 1000)), []
+    for seeking, sought in (halves, halves[::-1]):
+        images, negatives = data.x_test[seeking], 1 - data.x_test[sought]
+        one, other = encoded(pair, images, negatives, arm, training=mode)
+        nearest = np.argmax(tf.matmul(one, other, transpose_b=True), 1)
+        found.append(data.y_test[seeking] == data.y_test[sought][nearest])
+    return np.mean(found)
 
 
 # %%
@@ -198,6 +201,7 @@ for arm, found, style in zip(ARMS, runs.values(), ("C1X", "C0o", "C0o"), strict=
     ax.plot(found[:, 1], [arm] * len(found), style)
 ax.set(title="Same class found: in training ( | ), at inference", xlim=(0, 1), ylim=(2.5, -0.5))
 ax.set(xlabel="share of the test images")
+ax.set_ylabel("norms of the branches")
 plt.show()
 
 # %%

@@ -194,12 +194,12 @@ noise = {epsilon: noise_of(epsilon) for epsilon in (1e-3, 1e-5)}
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.2, 3.4), layout="constrained")
 left.semilogx(sizes, scores, "oC0", base=2)
 left.axhline(0.1, color="#555555", ls=":", lw=1, label="chance")
-left.set(xlabel="batch size", xticks=sizes, xticklabels=sizes, ylim=(0, 1), title="Test accuracy")
+left.set(xlabel="batch size", xticks=sizes, xticklabels=sizes, ylim=(0, 1), ylabel="test accuracy")
 left.legend(loc="upper left")
 for (epsilon, outputs), style in zip(noise.items(), ("C0o-", "C1s-"), strict=True):
     right.loglog(constants, outputs, style, label=f"ε = {epsilon:g}")
 right.legend()
-right.set(xlabel="constant", title="Output of a constant channel")
+right.set(xlabel="constant", ylabel="output", title="A constant channel")
 plt.show()
 
 # %%

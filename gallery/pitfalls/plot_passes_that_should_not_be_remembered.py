@@ -190,7 +190,7 @@ for k, (style, label) in enumerate((("C4o", "as remembered"), ("C2|", "recompute
         height = row + 0.2 * k
         ax.plot(each[:, k], [height] * len(each), style, ms=9, label=None if row else label)
 ax.set(title="A second pass in each step, by seed", xlabel="test accuracy")
-ax.set(xlim=(0, 1), ylim=(3.5, -0.5))
+ax.set(xlim=(0, 1), ylim=(3.5, -0.5), ylabel="second pass")
 ax.set(yticks=range(4), yticklabels=list(runs))
 ax.legend(loc="lower left")
 plt.show()

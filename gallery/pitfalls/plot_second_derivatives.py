@@ -185,6 +185,7 @@ ax.set(title="Relative error of the gradient by the weights", xscale="log")
 ax.set(yticks=range(len(arms)), yticklabels=list(arms), ylim=(7.6, -0.6), xlim=(1e-17, 100))
 ax.set(xlabel="length of the error, as a share of the right gradient's")
 fig.legend(loc="outside lower center", ncols=2)
+ax.set_ylabel("implementation")
 plt.show()
 
 # %%

@@ -168,6 +168,7 @@ for k, (label, style) in enumerate(zip(labels, ("C4o", "C3x", "C1s"), strict=Tru
 ax.set(title="Two cameras, one a replica", xlabel="test accuracy", xlim=(0, 1), ylim=(4.5, -0.5))
 ax.set(yticks=range(5), yticklabels=runs)
 fig.legend(loc="outside lower center", ncols=2)
+ax.set_ylabel("what is tested")
 plt.show()
 
 # %%

@@ -191,11 +191,11 @@ once = np.array([restored(seed) for seed in seeds])
 
 ROWS = ["trained", "trainable only", "all", "trainable only,\nrecomputed"]
 fig, axes = plt.subplots(1, 2, figsize=(6.2, 3), layout="constrained", sharey=True)
-titles = "Keras: copied", "TF 1: saved"
-for ax, runs, title in zip(axes, (today, once[:, :3]), titles, strict=True):
+for ax, title, runs in zip(axes, ("Keras", "TensorFlow 1"), (today, once[:, :3]), strict=True):
     for values, row, style in zip(runs.T, ROWS, ("C4o", "C1X", "C0o", "C2D"), strict=False):
         ax.plot(values, [row] * len(seeds), style)
     ax.set(title=title, xlabel="test accuracy", xlim=(0, 1), ylim=(3.5, -0.5))
+axes[0].set_ylabel("what is copied or saved")
 plt.show()
 
 # %%

@@ -149,6 +149,7 @@ for place, (rows, style) in enumerate(
 steps.set(title="Remembered of each step", xlabel="time step", ylabel="weight, %", ylim=(0, None))
 accuracy.set(title="Test accuracy", xlabel="test accuracy", xlim=(0, 1), ylim=(3.5, -0.5))
 accuracy.set(yticks=range(4), yticklabels=[name.replace(" in ", "\nin ") for name in NORMS])
+accuracy.set_ylabel("norm")
 plt.show()
 
 # %%

@@ -190,7 +190,7 @@ runs = [[tuned(*arm, start=start, size=2)[1] for start in starts] for arm in arm
 fig, ax = plt.subplots(figsize=(6.2, 2.8), layout="constrained")
 for name, values, style in zip(arms, runs, ("C0o", "C1X", "C2o"), strict=True):
     ax.plot(values, [name] * len(starts), style)
-ax.set(title="Fine-tuned in batches of 2", xlabel="test accuracy", xlim=(0, 1), ylim=(2.5, -0.5))
+ax.set(title="Batches of 2", xlabel="test accuracy", ylabel="frozen by", xlim=(0, 1), ylim=(3, -1))
 plt.show()
 
 # %%

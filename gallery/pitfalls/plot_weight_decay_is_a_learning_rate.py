@@ -205,6 +205,7 @@ left.set(xlabel="step", ylabel="loss", ylim=(0, 1.5), title="Training loss, one 
 right.plot(decays, angles, "C1o", decays, theory, "k:")
 right.set(xlabel="λ", title="Radians per step, dotted √(2ηλ)", xticks=decays, ylim=(0, 0.4))
 fig.legend(loc="outside lower center", ncols=3)
+right.set_ylabel("radians per step")
 plt.show()
 
 # %%

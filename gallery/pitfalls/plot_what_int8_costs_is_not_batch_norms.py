@@ -179,6 +179,7 @@ ax.set(title="Converted, in float and in int8", xlabel="test accuracy")
 ax.set(yticks=range(len(names)), yticklabels=names)
 ax.invert_yaxis()
 fig.legend(loc="outside lower center", ncols=2)
+ax.set_ylabel("network")
 plt.show()
 
 # %%

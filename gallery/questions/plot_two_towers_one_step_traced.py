@@ -161,6 +161,8 @@ defaults.set_yticks(range(4), [name.replace(", ", ",\n") for name in results])
 defaults.axvline(0, color="#555555", lw=1)
 defaults.set(title="By the defaults", xlabel="value sent, microseconds after the assignment")
 defaults.invert_yaxis()
+step.set_ylabel("operation")
+defaults.set_ylabel("variables, control flow")
 plt.show()
 
 # %%

@@ -1,13 +1,13 @@
 """Record the post "two towers" at its full size.
 
 ``python gallery/results/run_two_towers.py``: the four methods, and method 1 with its wrong line
-put right, each with one tower and with two, on all of CIFAR-10 for 21 epochs: batches of 128, decay
-0.5, the variables with the first tower, as in the post's code. The post tells neither its network
-nor its optimizer; here they are four convolutions, and SGD with momentum 0.9 and a rate that falls
-linearly from 0.02, on images mirrored and shifted by up to 2 pixels at random. About 45 minutes on
-two cores; stopped and started again, it goes on after the last finished run. ``--seeds N`` starts
-more often. ``--adam`` runs method 1 alone, on two towers, by Adam at 0.001, from three seeds; about
-25 minutes.
+put right, each with one tower and with two, on all of CIFAR-10 for 21 epochs: batches of 128 and
+decay 0.5, as in the post's code; the variables are with the first tower, as we infer. The post
+tells neither its network nor its optimizer; here they are four convolutions, and SGD with momentum
+0.9 and a rate that falls linearly from 0.02, on images mirrored and shifted by up to 2 pixels at
+random. About 45 minutes on two cores; stopped and started again, it goes on after the last finished
+run. ``--seeds N`` starts more often. ``--adam`` runs method 1 alone, on two towers, by Adam at
+0.001, from three seeds; about 25 minutes on two cores.
 
 The code that made the file is that of the commit in its head. Since then the change of an average
 is computed on the average's device, as in TensorFlow 1, and no longer on the tower's.

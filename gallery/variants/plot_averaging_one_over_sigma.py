@@ -185,7 +185,7 @@ for ax, (size, arms) in zip("bcd", runs.items(), strict=True):
     for name, colour, each in zip(kept, ("C0", "C1"), arms, strict=True):
         axes[ax].semilogy(range(0, 161, 40), each[:, 1].T, colour, lw=1)
         axes[ax].plot([], colour, label=f"average of {name}")
-    axes[ax].set(title=f"Test loss, N = {size}", xlabel="step", ylim=(0.3, 2000))
+    axes[ax].set(title=f"N = {size}", xlabel="step", ylabel="test loss", ylim=(0.3, 2000))
 fig.legend(*axes["b"].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
 

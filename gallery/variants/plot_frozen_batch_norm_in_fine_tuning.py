@@ -30,6 +30,7 @@ import bnref
 from bnref import doctor, population, training
 from bnref_gallery import datasets, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 # Fix
@@ -112,31 +113,34 @@ LOW, HIGH = learning_tuning_test(range(5)), learning_tuning_test(range(5, 10))
 BRIGHT, DARK = learning_tuning_test(range(10)), learning_tuning_test(range(10), factor=0.05)
 
 
+first = training.Run(network(norm_wrong), keras.optimizers.Adam())
+
+
 def learnt(x, y, seed):
-    keras.utils.set_random_seed(seed)
-    model = network(norm_wrong)
-    training.train(model, x, y, steps=150, batch_size=64, seed=seed)
-    population.recompute(model, np.split(x, 3))
-    return model.get_weights()
+    restart(first.model, first.optimizer, partial(network, norm_wrong), seed=seed)
+    first.train(x, y, steps=150, batch_size=64, seed=seed)
+    population.recompute(first.model, np.split(x, 3))
+    return first.model.get_weights()
 
 
 SEEDS = range(scale.at_scale(quick=3, full=10))
 of_low, of_bright = ([learnt(*each[0], seed) for seed in SEEDS] for each in (LOW, BRIGHT))
 
 # %%
+# "Recomputed after" trains on batch statistics too, but is tested by a population recomputed before
+# each test. What it wins is what the memory had lost: in batches of 2 :claim:`0.1 points <memory>`.
 
 
 class Tuner:
     def __init__(self, norm, recomputed=False):
-        self.model, self.recomputed, self.moved = network(norm), recomputed, []
+        self.network, self.recomputed, self.moved = partial(network, norm), recomputed, []
+        self.model = self.network()
         self.run = training.Run(self.model, keras.optimizers.Adam())
-        self.first = [each.numpy() for each in self.run.optimizer.variables]
 
     def accuracies(self, weights, split, size, rate, seed):
         _, tuning, test = split
+        restart(self.model, self.run.optimizer, self.network, seed=seed)
         self.model.set_weights(weights)
-        for variable, value in zip(self.run.optimizer.variables, self.first, strict=True):
-            variable.assign(value)
         self.run.optimizer.learning_rate = rate
 
         def measure(run):
@@ -147,7 +151,7 @@ class Tuner:
             self.model.set_weights(before)
             return {"accuracy": accuracy}
 
-        options = {"steps": 120, "batch_size": size, "every": 20, "seed": seed}
+        options = {"steps": 120, "batch_size": size, "every": 40, "seed": seed}
         history = self.run.train(*tuning, measure=measure, **options)
         self.moved.append(np.abs(self.model.layers[2].moving_mean - weights[4]).max())
         return history["accuracy"]
@@ -187,8 +191,8 @@ titles = "New digits, batches of 2", "New digits, batches of 16", "Darker, batch
 for ax, title, arms in zip(axes.values(), titles, (two, sixteen, dark), strict=True):
     for arm, values in arms.items():
         low, high, style = values.min(0), values.max(0), {"color": colours[arm]}
-        ax.plot(range(0, 121, 20), values.mean(0), **style)
-        ax.fill_between(range(0, 121, 20), low, high, alpha=0.2, **style)
+        ax.plot(range(0, 121, 40), values.mean(0), **style)
+        ax.fill_between(range(0, 121, 40), low, high, alpha=0.2, **style)
     ax.set(title=title, ylim=(0, 1), xlabel="step", ylabel="test accuracy")
 for arm, colour in colours.items():
     axes["a"].plot([], [], colour, label=arm)
@@ -208,7 +212,8 @@ claim("recomputed_of_2", after, "the same with a recomputed population", above=0
 claim("frozen_of_2", frozen, "the same, frozen", above=0.6)
 assert np.mean(frozen - batch) > 0.08, "frozen wins by more than 8 points in batches of 2"
 assert np.diff([each[:, -1].mean() for each in at_default]) > 0.3, "at a rate of 0.001 by 30"
-assert np.mean(frozen - after) > 0.08, "that is in the training: a new memory mends little of it"
+assert np.mean(frozen - after) > 0.08, "that is lost in training: a new memory does not mend it"
+claim("memory", after - batch, "won by a new memory", above=-0.06, below=0.06, of="mean")
 assert abs(np.mean(learning - frozen)) < 0.1, "whether γ and β learn makes no difference here"
 difference = sixteen["frozen"][:, -1] - sixteen["batch statistics"][:, -1]
 assert abs(difference.mean()) < 0.1, "in batches of 16 the two end within 10 points"
@@ -222,9 +227,6 @@ assert np.mean(end - start) < 0.03, "then no fine-tuning is needed"
 
 assert min(TUNERS["batch statistics"].moved) > 0.01, "batch statistics move the population"
 assert max(TUNERS["frozen"].moved) == 0, "the population of a frozen norm never moves"
-held = Tuner(partial(bnref.FrozenBatchNorm, trainable=False))
-same = held.accuracies(of_low[0], HIGH, 2, 0.003, 0) - two["frozen"][0]
-assert np.abs(same).max() < 0.02, "both frozen layers learn alike"
 
 
 def found(norm):

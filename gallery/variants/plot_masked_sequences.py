@@ -202,6 +202,7 @@ for place, (arm, colour) in enumerate(zip(ARMS, ("C1", "C3", "C2", "C0"), strict
 axes[1, 0].set(xlabel="step", ylabel="test accuracy", ylim=(0, 1))
 axes[1, 1].set(xlabel="predictions changed, %", yticks=[], ylim=(-0.5, 3.5))
 fig.legend(loc="outside lower center", ncols=2)
+axes[1, 1].set_ylabel("arm")
 plt.show()
 
 # %%
