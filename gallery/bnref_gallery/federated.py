@@ -48,9 +48,10 @@ class Clients:
 
     def begin(self, seed: int) -> None:
         """Draw the batches of all clients anew, from a seed."""
-        options = {"batch_size": self.batch_size, "seed": seed}
-        own = zip(self.images, self.labels, strict=True)
-        self._batches = [training.shuffled_batches(x, y, **options) for x, y in own]
+        self._batches = [
+            training.shuffled_batches(x, y, batch_size=self.batch_size, seed=seed)
+            for x, y in zip(self.images, self.labels, strict=True)
+        ]
 
     def train(self, sent: Sequence[list]) -> list[list]:
         """One round: the variables of each client's network, from those that it was sent."""
