@@ -294,6 +294,7 @@ PROPS_MAY_IMPORT = {
     "conformance": {"bnref", "conformance"},
     "datasets": set(),  # nor itself by its full name: the site loads the folder alone
     "defects": set(),
+    "federated": {"bnref", "datasets"},
     "image_files": {"datasets"},
     "itself": set(),
     "models": set(),

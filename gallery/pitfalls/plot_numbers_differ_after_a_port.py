@@ -23,6 +23,18 @@ and Keras 3 does not, is 14 % of the variance at 8 values per channel, and moves
    :check: a training batch has fewer than 20 values a channel (batch · height · width)
    :likelihood: seldom
    :question: 2
+
+.. symptom:: numbers differ from PyTorch
+   :cause: rounding, not batch norm: sums in another order differ in the last digits
+   :check: ``np.abs(ours - theirs).max() < 0.00001 * np.abs(theirs).max()``
+   :likelihood: often
+   :question: none
+
+.. symptom:: predictions depend on the batch
+   :cause: rounding: a batch of another size is multiplied in another order
+   :check: ``np.abs(alone - in_batch).max() < 0.00001 * np.abs(in_batch).max()``
+   :likelihood: sometimes
+   :question: none
 """
 
 # %%

@@ -2,10 +2,10 @@
 What saves or copies the trainable variables leaves the statistics behind
 =========================================================================
 
-Moving mean and variance are variables, but not trainable. A network of six norms has a test
-accuracy of :claim:`89 % <trained>`. A new one to which its ``trainable_variables`` are copied has
-:claim:`50 % <wrong_copy>`: it predicts by mean 0 and variance 1, and no error is raised. A copy of
-all has :claim:`89 % <right_copy>`. Target networks and averages of the first kind lose the same.
+Moving mean and variance are variables, but not trainable: ``summary()`` counts them as
+"Non-trainable params". A network of six norms has a test accuracy of :claim:`89 % <trained>`. A new
+one with a copy of its ``trainable_variables`` has :claim:`50 % <wrong_copy>`: it predicts by mean 0
+and variance 1, and no error is raised. With a copy of all it has :claim:`89 % <right_copy>`.
 
 .. symptom:: the saved model predicts differently
    :doctor: never_updated
@@ -22,6 +22,21 @@ all has :claim:`89 % <right_copy>`. Target networks and averages of the first ki
    :check: ``tf.train.list_variables(checkpoint)`` does not name it
    :likelihood: often
    :question: 2
+
+.. symptom:: an error message
+   :cause: "Shape mismatch" from ``load_weights``: an ``.h5`` file of tf_keras has what is trainable
+           first, and other layers were frozen when it was written
+   :check: freeze the same layers as then, load, and unfreeze: does it load?
+   :likelihood: sometimes
+   :question: none
+
+.. symptom:: an error message
+   :cause: "Unknown layer: BatchNormalizationV1" (or V2): ``tf.keras`` of TensorFlow 1.13 and 1.14
+           wrote that name into its ``.h5`` files
+   :check: ``keras.models.load_model(path, custom_objects={"BatchNormalizationV1":
+           keras.layers.BatchNormalization})`` loads it
+   :likelihood: sometimes
+   :question: none
 """
 
 # %%

@@ -26,6 +26,13 @@ convolution is for.
    :cause: images of another width, and normalized columns instead of channels
    :check: ``[norm.channels for norm in bnref.norms.find(model)]`` has the width of the images,
            not the number of channels
+
+.. symptom:: an error message
+   :cause: "int() argument must be … not 'list'": tf_keras writes ``axis=[3]``, or takes several
+           axes, and Keras 3 takes one number
+   :check: ``layer.get_config()["axis"]`` is a list; give its one number
+   :likelihood: sometimes
+   :question: 1
 """
 
 # %%

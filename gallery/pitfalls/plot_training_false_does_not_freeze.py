@@ -21,6 +21,20 @@ ends at :claim:`81 % <right>`. In tf_keras the same code moves the statistics by
    :doctor: training_false_overridden
    :cause: the whole base was unfrozen, its batch norm with it, and the batches are small
    :check: ``sum(norm.trainable for norm in bnref.norms.find(base))`` is above 0
+
+.. symptom:: fine-tuned model collapses
+   :cause: the norms were frozen where it was trained, and are trainable where it goes on: a file of
+           weights does not say which; a whole model's file says it, of each layer
+   :check: ``[norm.path for norm in bnref.norms.find(model) if norm.trainable]`` in both places
+   :likelihood: sometimes
+   :question: 3
+
+.. symptom:: statistics change when they should not
+   :cause: a head is trained alone, by an optimizer that has its variables only, and the base is
+           called with ``training=True``
+   :check: compare ``[norm.mean for norm in bnref.norms.find(base)]`` before and after a step
+   :likelihood: often
+   :question: 3
 """
 
 # %%
