@@ -1,6 +1,6 @@
 """
 Batch norm and adversarial examples: worse at the same rate, alike at the best
-=============================================================================
+==============================================================================
 
 Two networks with a test accuracy of 88 %, one with batch norm, are attacked: each pixel moves by
 0.05 to where the loss rises. Trained at the same learning rates, the network with batch norm
