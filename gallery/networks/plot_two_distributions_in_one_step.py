@@ -4,10 +4,10 @@ Two distributions in one step: one pass over both, or one pass for each?
 
 A critic in reinforcement learning is called twice in each step: for the actions of the replay
 buffer, and for those that the policy would choose. With batch norm and two passes in training mode,
-its values miss the true ones by :claim:`3.2 deviations <separate>` of these; always to say the mean
-would miss by 1. Each pass is normalized by itself, and so the difference between the two kinds of
-action is gone. One pass over both misses by :claim:`0.34 <joint>`, and with the second pass in
-inference mode it is :claim:`0.28 <inference>`. No batch norm, on this small problem, is best:
+its values miss the true ones by :claim:`3.2 <separate>` of their deviations; always to answer their
+mean would miss by 1. Each pass is normalized by itself, and so the difference between the two kinds
+of action is gone. One pass over both misses by :claim:`0.34 <joint>`, and a second pass in
+inference mode by :claim:`0.28 <inference>`. No batch norm, on this small problem, is best:
 :claim:`0.18 <without>`.
 
 .. symptom:: no better than without batch norm
