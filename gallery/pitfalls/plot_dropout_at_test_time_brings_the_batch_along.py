@@ -4,10 +4,10 @@ Monte Carlo dropout by ``training=True`` switches batch norm as well
 
 To draw several predictions for one image, people call ``model(x, training=True)``, which switches
 dropout on. It switches batch norm to the statistics of the batch, too, and the batch is one image:
-the mean of 5 such predictions has a test accuracy of :claim:`20 % <wrong>`, where ``predict`` has
-:claim:`94 % <plain>`. The moving statistics move at each call, so that ``predict`` has
-:claim:`60 % <after>` afterwards. With the norms frozen first, the mean of 5 has
-:claim:`94 % <right>`.
+the mean of 5 such predictions has a test accuracy of :claim:`11 % <wrong>`, where ``predict`` has
+:claim:`91 % <plain>`. The moving statistics move at each call, so that ``predict`` has
+:claim:`80 % <after>` afterwards. With the norms frozen first, the mean of 5 has
+:claim:`91 % <right>`.
 
 .. symptom:: test accuracy near chance
    :cause: Monte Carlo dropout: ``training=True`` at test time for a model with batch norm

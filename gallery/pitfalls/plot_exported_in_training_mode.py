@@ -5,7 +5,7 @@ Exported in training mode, a model answers by the batch, and learns from whoever
 ``training=True`` that got into an exported function stays there for ever. The served network
 classifies :claim:`90 % <large_batch>` of the test digits correctly in one large batch and
 :claim:`9 % <one_by_one>` if they come one by one. Every request moves its population: after these,
-the right function of the same file has lost :claim:`6 points <lost>`. In Keras 3 it happens by
+the right function of the same file has lost :claim:`3 points <lost>`. In Keras 3 it happens by
 itself: with ``Resizing`` before its norms a network has :claim:`90 % <image_predict>` in
 ``predict``, and :claim:`9 % <image_served>` one by one where ``model.export`` wrote what is served.
 
@@ -253,7 +253,7 @@ expected = [False, True, False, True, leaks, False]
 assert (by_batch == expected).all(), "the check by hand fires on the wrong ones alone"
 assert (moves == expected).all(), "and these learn from whoever asks"
 lost = (right - of["False, after True"])[:, 0]
-claim("lost", lost, "lost by the right function after these requests", above=0.02, of="mean")
+claim("lost", lost, "lost by the right function after these requests", above=0.01, of="mean")
 
 # %%
 
