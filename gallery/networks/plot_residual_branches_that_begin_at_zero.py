@@ -6,8 +6,9 @@ Take batch norm out of a residual network of 16 blocks, and it stops learning: a
 two learning rates its test accuracy is :claim:`29 % <none_best>`. Each block doubles the variance,
 and the loss begins at :claim:`180 <none_loss>`. With one trained number behind each branch that
 begins at 0 (SkipInit), it comes to :claim:`87 % <skip_best>`; the network with batch norm comes to
-:claim:`89 % <norm_best>`. That is not always so near: in one pass over CIFAR-10, SkipInit has
-:claim:`33 % <cifar_skip>`, and batch norm :claim:`47 % <cifar_norm>`.
+:claim:`89 % <norm_best>`. They are not always so near: in one pass over CIFAR-10 a network of 20
+layers has :claim:`47 % <cifar_norm>` with batch norm, :claim:`28 % <cifar_skip>` with SkipInit, and
+:claim:`20 % <cifar_none>` with neither.
 
 .. symptom:: NaN or infinity
    :cause: a residual network without norms, whose branches begin as large as their shortcuts
@@ -109,8 +110,8 @@ def block_from_zero(x):
 # :doc:`plot_what_batch_norm_buys`.
 #
 # With γ = 0 in each branch's last norm both hold at first (Goyal et al. 2017, arXiv 1706.02677,
-# section 5.1, for batches of 8,192 images). In the record it wins nothing at the best rate, and at
-# a rate of 0.5 the network learns that does not learn so with γ = 1.
+# section 5.1, for batches of 8,192 images). In the record it is as good at the best rate,
+# :claim:`46 % <cifar_zero>`, and bears a rate of 0.5, at which γ = 1 loses half of that.
 #
 # People ask whether a ResNet works without batch norm, in `jay-mahadeokar/pynetbuilder#8
 # <https://github.com/jay-mahadeokar/pynetbuilder/issues/8>`_ (the answer there: perhaps not), why
@@ -163,7 +164,7 @@ skip, norm = trained(block_from_zero, 0.3), trained(block_with_norm, 0.3)
 
 # %%
 # Recorded: a residual network of 20 layers on all of CIFAR-10, one pass; the first of three seeds
-# has four rates, the others have the best of them.
+# has five rates, the others have the two best of them.
 
 provenance, sweep = records.read(records.path_of("residual.csv"))
 print(textwrap.fill(records.provenance_line(provenance), 95))
@@ -210,18 +211,19 @@ assert (skip[0] == 1).all(), "with SkipInit nothing changes at first"
 assert (norm[0] > 1).all() and whole["norm"].max() < 200, "with norms it grows like L"
 claim("none_loss", none[0.001][1], "test loss before training, no norms", above=8, below=300)
 best = np.max([found for _, _, found in none.values()], axis=0)
-claim("none_best", best, "test accuracy, no norms, the best of three rates", below=0.4)
+claim("none_best", best, "test accuracy, no norms, the best of two rates", below=0.4)
 claim("skip_best", skip[2], "test accuracy, SkipInit", above=0.75)
 claim("norm_best", norm[2], "test accuracy, batch norm", above=0.8)
 
-highest = {kind: max(found.values(), key=np.mean) for kind, found in cifar.items()}
+best = {}
 for kind, found in cifar.items():
     told = ", ".join(f"{rate:g}: {np.round(each, 3)}" for rate, each in sorted(found.items()))
     print(f"CIFAR-10, {kind}, by rate: {told}")
-    assert len(highest[kind]) == 3, f"{kind}: three seeds at its best rate"
+    best[kind] = max((each for each in found.values() if len(each) == 3), key=np.mean)
 told = "CIFAR-10 after one pass, best rate"
-claim("cifar_norm", highest["batch norm"], f"{told}, batch norm", above=0.42, below=0.55)
-claim("cifar_zero", highest["zero γ"], f"{told}, γ = 0", above=0.4, below=0.55)
-claim("cifar_skip", highest["SkipInit"], f"{told}, SkipInit", above=0.25, below=0.4)
-claim("cifar_none", highest["none"], f"{told}, none", above=0.09, below=0.2)
-assert cifar["zero γ"][0.5][0] > 0.15 + cifar["batch norm"][0.5][0], "γ = 0 bears a rate of 0.5"
+claim("cifar_norm", best["batch norm"], f"{told}, batch norm", above=0.45, below=0.49)
+claim("cifar_zero", best["zero γ"], f"{told}, γ = 0", above=0.44, below=0.49)
+claim("cifar_skip", best["SkipInit"], f"{told}, SkipInit", above=0.25, below=0.35, of="mean")
+claim("cifar_none", best["none"], f"{told}, none", above=0.1, below=0.25, of="mean")
+at_half = [np.mean(cifar[kind][0.5]) for kind in ("zero γ", "batch norm")]
+assert at_half[0] > 0.15 + at_half[1], "with γ = 0 it bears a rate of 0.5"
