@@ -8,14 +8,16 @@ goes on. With synchronized norms it keeps :claim:`58 % <synchronized>`. Bytes ar
 a norm sends some kB: twice a norm, 106 times a step, all wait for the links and for the slowest of
 all. If groups of 16 synchronize among themselves, it is :claim:`78 % <groups>`.
 
-The formulas are below, so that you can put in your own numbers. The waiting is held against a
-simulation. What synchronizing costs on one to eight logical devices is measured in
-:doc:`plot_synchronizing_one_to_eight_replicas`.
+The formulas are below, so that you can put in your own numbers. They are held against a simulation,
+and against steps that were measured on one to eight logical devices.
 """
+
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
 
+from bnref_gallery import records
 from bnref_gallery.claims import claim
 
 # %%
@@ -111,9 +113,32 @@ drawn = np.array([simulated(replicas) for replicas in GPUS])
 formula = np.array([2 * NORMS * LATE * (harmonic(replicas) - 1) for replicas in GPUS])
 
 # %%
+# What was measured
+# -----------------
+# Steps of a network of eight dense layers with 0, 4 and 8 synchronized norms, on one to eight
+# logical devices of one processor, which run one after the other on few cores. By the formula each
+# norm adds the same: what 8 add is twice what 4 add.
 
-fig, axes = plt.subplots(1, 2, figsize=(6.2, 3.6), layout="constrained")
-paper, lateness = axes
+provenance, record = records.read(records.path_of("scaling.csv"))
+
+
+def recorded(what):
+    """Milliseconds of a step by the number of devices, medians of the rounds."""
+    rows = record["what"] == what
+    found = []
+    for number in (1, 2, 4, 8):
+        found.append(np.median(record["value"][rows & (record["devices"] == number)]))
+    return np.array(found)
+
+
+none, four, eight = (recorded(f"norms {count}") for count in (0, 4, 8))
+predicted = none + 2 * (four - none)
+print(textwrap.fill(records.provenance_line(provenance), 95))
+
+# %%
+
+fig, axes = plt.subplots(1, 3, figsize=(6.2, 3.6), layout="constrained")
+paper, lateness, steps = axes
 for name, group, style in (
     ("each its own", 1, "C4o-"), ("groups of 16", 16, "C2s-"), ("all synchronized", 1024, "C0x-"),
 ):  # fmt: skip
@@ -123,8 +148,12 @@ lateness.semilogx(GPUS, 1000 * formula, "C0-", base=2, label="formula")
 lateness.semilogx(GPUS, 1000 * drawn[:, 0], "C0x", base=2, label="simulated")
 lateness.semilogx(GPUS, 1000 * drawn[:, 1], "C4o", base=2, ms=4, label="not synchronized")
 lateness.set(title="Waiting for the slowest", xlabel="GPUs", ylabel="ms a step")
+steps.plot((1, 2, 4, 8), eight, "C0x-", label="8 norms, measured")
+steps.plot((1, 2, 4, 8), predicted, "C1:", label="from 0 and 4")
+steps.plot((1, 2, 4, 8), none, "C4o-", ms=4, label="no norm")
+steps.set(title="Measured", xlabel="logical devices", ylabel="ms a step", ylim=(0, None))
 for ax in axes:
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="x-small")
 plt.show()
 
 # %%
@@ -140,7 +169,7 @@ plt.show()
 #
 # Proof
 # -----
-# Formula and simulation.
+# Formula, simulation and measurement.
 
 for replicas in (8, 64, 1024):
     shares = [speed(replicas, group) for group in (1, 16, 1024)]
@@ -152,3 +181,7 @@ claim("synchronized", speed(1024, 1024), "speed kept, all synchronized", above=0
 claim("groups", speed(1024, 16), "speed kept, groups of 16", above=0.7, below=1.0)
 assert np.allclose(drawn[3:, 0], formula[3:], rtol=0.05), "the simulation gives the formula"
 assert (drawn[3:, 1] < formula[3:] / 2).all(), "without synchronization less than half is waited"
+for number, was, said in zip((1, 2, 4, 8), eight, predicted, strict=True):
+    print(f"{number} devices: a step with 8 norms {was:.2f} ms, from 0 and 4 norms {said:.2f} ms")
+claim("measured", predicted / eight, "predicted over measured, 8 norms", above=0.6, below=1.6)
+assert (np.diff(eight) > 0).all(), "each doubling of the devices costs"
