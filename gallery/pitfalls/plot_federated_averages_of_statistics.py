@@ -205,7 +205,7 @@ wrong, right = after.values()
 fig, (left, adam) = plt.subplots(1, 2, figsize=(6.2, 3.4), layout="constrained")
 for row, style in enumerate(("C1X", "C1P", "C0o", "C0s")):
     left.plot([found[row] for found in accuracies], [row] * len(accuracies), style)
-left.set(title="Federated averaging", xlabel="test accuracy", xlim=(0, 1))
+left.set(title="Federated averaging", xlabel="test accuracy", ylabel="statistics", xlim=(0, 1))
 left.set(ylim=(3.5, -0.5), yticks=range(4), yticklabels=ARMS)
 before = [np.concatenate([server[k] for k in VARIANCES]) for server in servers]
 for rows, style, label in ((wrong, "C1x", "all variables"), (right, "C0.", "trainable ones")):

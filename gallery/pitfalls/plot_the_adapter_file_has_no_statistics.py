@@ -220,7 +220,7 @@ for ax, (title, values) in zip(axes, panels, strict=True):
         ax.plot(values[:, row], [row] * len(SEEDS), style)
     ax.axvspan(min(of_base), max(of_base), color="C7", alpha=0.3, label="the base in fog")
     ax.set(title=title, xlabel="test accuracy", xlim=(0, 1), ylim=(3.5, -0.5))
-axes[0].set(yticks=range(4), yticklabels=ROWS)
+axes[0].set(yticks=range(4), yticklabels=ROWS, ylabel="model")
 axes[1].legend(loc="lower left")
 plt.show()
 
