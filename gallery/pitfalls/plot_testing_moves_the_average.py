@@ -203,8 +203,7 @@ top.legend()
 for scores, style, name in ((outside, "XC2", "outside"), (inside, "oC4", "inside")):
     bottom.plot(scores[0], list(TESTS), style, ms=8, label=f"update {name} the branch")
     bottom.plot(scores[1:].T, list(TESTS), style, ms=8)
-bottom.set(title="The same digits, three tests", xlabel="accuracy", ylabel="order of the digits")
-bottom.set(xlim=(0, 1), ylim=(2.3, -0.3))
+bottom.set(title="Same digits, three tests", xlabel="accuracy", ylabel="order", ylim=(2.3, -0.3))
 bottom.legend(loc="upper left")
 plt.show()
 
