@@ -11,7 +11,7 @@ three rates, renormalization three momenta at each of them, and every one three 
 are centred and scaled by the training images, so that no arm lacks what batch norm does by itself.
 Batch norm is tested by its moving average (momentum 0.9) and by a recomputed population, on which
 its momentum has no influence, as it has none on its training. Stopped and started again, it goes on
-where it was. About 5 minutes on one core. ``--seeds N`` runs fewer or more.
+where it was: the file has the runs of ``few`` so far. ``--seeds N`` runs fewer or more.
 """
 
 import argparse
