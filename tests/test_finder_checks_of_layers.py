@@ -34,12 +34,20 @@ def nested():
 
 
 def test_the_norms_of_a_nested_base_are_counted(nested):
-    counts = [code for code in checks("training_false_does_not_freeze") if "find" in code]
+    codes = [code for code in checks("training_false_does_not_freeze") if "find" in code]
+    counts = [code for code in codes if code.startswith("sum(")]
+    names, means = (code for code in codes if code not in counts)
     assert len(counts) == 2
-    for code in counts:
-        assert answer(code, base=nested) == 1
+    path = bnref.norms.find(nested)[0].path
+    assert [answer(code, base=nested) for code in counts] == [1, 1]
+    assert answer(names, model=nested) == [path]
+    before = answer(means, base=nested)
+    nested(5 * np.ones((8, 4)), training=True)
+    moved = np.greater(answer(means, base=nested)[0], before[0])
+    assert moved.all(), "a call that trains moves the means, and the list before keeps its own"
     nested.trainable = False
     assert [answer(code, base=nested) for code in counts] == [0, 0]
+    assert answer(names, model=nested) == []
 
 
 def test_a_constant_channel_and_a_channel_of_images_are_found_far_from_0():
@@ -60,8 +68,13 @@ def test_the_axis_of_a_norm_without_gamma_is_seen():
     model = keras.Sequential(
         [keras.Input((3, 28, 32)), keras.layers.BatchNormalization(scale=False)]
     )
-    for code in checks("the_wrong_axis_with_channels_first"):
+    codes = checks("the_wrong_axis_with_channels_first")
+    channels = [code for code in codes if "find" in code]
+    assert len(channels) == 3
+    for code in channels:
         assert answer(code, model=model) == [32], "the width, not 3"
+    (written,) = (code for code in codes if "get_config" in code)
+    assert answer(written, layer=keras.layers.BatchNormalization(axis=1)) == 1, "one number"
 
 
 @pytest.mark.parametrize(

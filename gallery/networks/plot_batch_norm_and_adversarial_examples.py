@@ -12,7 +12,8 @@ another network: it leaves :claim:`70 % <by_training>` where the right one leave
 
 .. symptom:: statistics change when they should not
    :cause: adversarial examples are made by gradients of ``model(x, training=True)``
-   :check: compare ``[norm.mean for norm in bnref.norms.find(model)]`` before and after the attack
+   :check: ``[norm.mean.numpy() for norm in bnref.norms.find(model)]`` before and after the attack
+           differ
    :likelihood: sometimes
    :question: 3
 

@@ -12,13 +12,15 @@ With them in the file the accuracy is :claim:`88 % <with_statistics>` again.
 .. symptom:: the saved model predicts differently
    :cause: an adapter (LoRA) was loaded on its base; the statistics that fine-tuning moved are not
            in its file
-   :check: before and after loading, compare ``[norm.mean for norm in bnref.norms.find(model)]``
+   :check: ``[norm.mean.numpy() for norm in bnref.norms.find(model)]`` is the same before loading
+           the file and after it
    :likelihood: often
    :question: 2
 
 .. symptom:: fine-tuned model collapses
    :cause: right after fine-tuning it is well, loaded from the adapter's file it is not
-   :check: before and after loading, compare ``[norm.mean for norm in bnref.norms.find(model)]``
+   :check: ``[norm.mean.numpy() for norm in bnref.norms.find(model)]`` is the same before loading
+           the file and after it
    :likelihood: sometimes
    :question: 2
 """

@@ -32,7 +32,8 @@ ends at :claim:`81 % <right>`. In tf_keras the same code moves the statistics by
 .. symptom:: statistics change when they should not
    :cause: a head is trained alone, by an optimizer that has its variables only, and the base is
            called with ``training=True``
-   :check: compare ``[norm.mean for norm in bnref.norms.find(base)]`` before and after a step
+   :check: ``[norm.mean.numpy() for norm in bnref.norms.find(base)]`` before a step and after it
+           differ
    :likelihood: often
    :question: 3
 """
