@@ -23,8 +23,14 @@ MEAN, VARIANCE = [0.5, -1.0, -6.0], [2.0, 0.3, 30.0]
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 EPSILON = 0.02  # large enough for a layer that forgets it to be seen
 BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-# For processes that tests start: they leave a GPU alone, and TensorFlow greets nobody.
-QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+# For processes that tests start: they leave a GPU alone, TensorFlow greets nobody, and nothing is
+# imported that only notebooks and figures need.
+LEAN = str(Path(__file__).with_name("lean"))
+QUIET = {
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "PYTHONPATH": os.pathsep.join(filter(None, [LEAN, os.environ.get("PYTHONPATH")])),
+}
 
 
 def batch_of(shape, seed=0, dtype="float32"):
@@ -127,7 +133,7 @@ def copies(strategy, variables):
 
 def in_new_process(*arguments, environment=None):
     """What this Python prints with the arguments, which is shown as well if it fails."""
-    path = os.pathsep.join(filter(None, sys.path))
+    path = os.pathsep.join(filter(None, [LEAN, *sys.path]))
     environment = {**os.environ, **QUIET, "PYTHONPATH": path, **(environment or {})}
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import LEAN, QUIET
 
 from bnref import BatchNorm, training
 from bnref.training import Checkpoints
@@ -299,7 +300,7 @@ except OSError as error:
 
 def full_disk(folder, how, *prefix):
     """Write a second checkpoint where there is no room; what was said, and what is left."""
-    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, **QUIET, "PYTHONPATH": ":".join([LEAN, *sys.path])}
     done = subprocess.run(
         [*prefix, sys.executable, "-c", FULL, str(folder), how],
         env=environment, capture_output=True, text=True, timeout=120,
