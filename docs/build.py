@@ -46,8 +46,9 @@ def main(mode):
     if mode not in BUILDERS:
         sys.exit(f"mode must be one of {', '.join(BUILDERS)}; received {mode!r}")
     prepare_environment(mode)
-    site, now = BUILD / ("html" if mode == "html" else "html-fast"), unchanged.key()
-    if mode != "linkcheck" and unchanged.is_built(site, now):
+    site = BUILD / ("html" if mode == "html" else "html-fast")
+    now = unchanged.key() if mode != "linkcheck" else None
+    if now and unchanged.is_built(site, now):
         print(f"Nothing has changed since the site was built. Open\n  {site}/index.html")
         return 0
     started, doctrees, output = time.time(), BUILD / f"doctrees-{mode}", BUILD / f"work-{mode}"
@@ -58,7 +59,7 @@ def main(mode):
         if status:
             # A page that warned once is not read again: the next build must read all of them.
             shutil.rmtree(doctrees, ignore_errors=True)
-    if status == 0 and mode != "linkcheck":
+    if status == 0 and now:
         unchanged.mark_of(site).unlink(missing_ok=True)
         publish(output, site)
         unchanged.mark_of(site).write_text(now)
