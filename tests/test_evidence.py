@@ -1,13 +1,15 @@
-"""What stands behind figures and numbers: labelled axes, and test sets that are large enough.
+"""What stands behind figures and numbers: labelled axes, whole texts, test sets large enough.
 
 The scripts are read here, not run. The build looks at the figures themselves, and marks those with
-an axis without label (`alternative_texts.unlabelled`, tested here); `test_site` finds the mark.
+an axis without label or a text that is cut off (`figure_faults`, tested here); `test_site` finds
+the marks.
 """
 
 import ast
 import re
 
 import alternative_texts
+import figure_faults
 import matplotlib.pyplot as plt
 import pytest
 from helpers import ROOT
@@ -92,7 +94,7 @@ def test_small_test_sets_are_found_however_they_are_written():
 
 
 def figure_of(**options):
-    figure = Figure()
+    figure = Figure(layout="constrained")
     return figure, figure.subplots(1, 2, **options)
 
 
@@ -100,21 +102,46 @@ def test_an_axis_without_a_y_label_is_found():
     figure, (left, right) = figure_of()
     left.set(title="Left", ylabel="loss")
     right.set_title("Right")
-    assert alternative_texts.unlabelled(figure) == ["Right"]
+    assert figure_faults.unlabelled(figure) == ["Right"]
     right.set_ylabel("test accuracy")
-    assert alternative_texts.unlabelled(figure) == []
+    assert figure_faults.unlabelled(figure) == []
 
 
 def test_axes_that_need_no_label_of_their_own_are_left_alone():
     figure, (left, _) = figure_of(sharey=True)
     left.set_ylabel("loss")  # the right one has no numbers of its own
-    assert alternative_texts.unlabelled(figure) == []
+    assert figure_faults.unlabelled(figure) == []
     figure, (left, right) = figure_of()
     left.imshow([[0, 1]])
     left.set_axis_off()
     right.set_ylabel("loss")
     figure.colorbar(left.images[0], ax=right)
-    assert alternative_texts.unlabelled(figure) == []
+    assert figure_faults.unlabelled(figure) == []
+
+
+@pytest.mark.parametrize("place", ["left", "center", "right"])
+def test_a_title_that_the_edge_cuts_is_found(place):
+    figure, (_, right) = figure_of()
+    right.set_title("whole", loc=place)
+    assert figure_faults.cut_off(figure) == []
+    title = "a title that is longer than the figure is wide, so nobody reads all of it " * 2
+    right.set_title(title, loc=place)
+    assert figure_faults.cut_off(figure) == [title]
+
+
+def test_a_label_or_a_legend_that_the_edge_cuts_is_found():
+    figure, (left, _) = figure_of()
+    long = "a label that is longer than the figure is high" * 2
+    left.set_ylabel(long)
+    assert figure_faults.cut_off(figure) == [long]
+    left.set_ylabel("")
+    for name in ("one of three curves", "two of three curves", "the last of three curves"):
+        left.plot([0, 1], label=name)
+    figure.legend(loc="outside lower center", ncols=1)
+    assert figure_faults.cut_off(figure) == []
+    figure.legends[0].remove()
+    figure.legend(loc="outside lower center", ncols=3, fontsize=16)
+    assert figure_faults.cut_off(figure) == ["one of three curves", "the last of three curves"]
 
 
 def test_the_build_marks_a_figure_whose_axis_has_no_label(monkeypatch):

@@ -150,7 +150,12 @@ def test_every_gallery_script_ends_by_asserting_what_it_claims(script):
 
 def test_no_figure_has_an_axis_without_a_y_label(pages):
     marked = [path.name for path, page in pages.items() if page.find(class_="lacks-y-label")]
-    assert not marked, "which of its axes: alternative_texts.unlabelled(figure)"
+    assert not marked, "which of its axes: figure_faults.unlabelled(figure)"
+
+
+def test_no_figure_has_a_text_that_is_cut_off(pages):
+    marked = [path.name for path, page in pages.items() if page.find(class_="cuts-text-off")]
+    assert not marked, "which text: figure_faults.cut_off(figure)"
 
 
 def test_the_reference_shows_the_arguments_of_a_layer(pages):

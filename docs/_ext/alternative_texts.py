@@ -2,8 +2,8 @@
 
 `scraper` takes the place of sphinx-gallery's own. It also marks figures that hold pictures: these
 keep their colours in the dark, where `lighten.py` recolours the others. And it draws the card of a
-page: one panel of its first figure, small, with letters that can be read. A figure with a y axis
-that has no label is marked too, for a test of the site.
+page: one panel of its first figure, small, with letters that can be read. Figures with faults are
+marked too (`figure_faults`), for a test of the site.
 """
 
 import re
@@ -12,7 +12,9 @@ import warnings
 from html import escape
 from pathlib import Path
 
+import figure_faults
 import numpy as np
+from figure_faults import title_of
 from foot import FOLDER
 from matplotlib.gridspec import GridSpec
 
@@ -32,24 +34,12 @@ def scraper(block, block_vars, gallery_conf, **options):
     figures = [plt.figure(number) for number in plt.get_fignums()]
     texts = iter([escape(describe(figure)) for figure in figures])
     marks = ["keeps-colours"] if any(ax.images for figure in figures for ax in figure.axes) else []
-    marks += ["lacks-y-label"] if any(map(unlabelled, figures)) else []
+    marks += sorted({mark for figure in figures for mark in figure_faults.marks(figure)})
     rst = matplotlib_scraper(block, block_vars, gallery_conf, **options)
     if "_001.png" in rst:
         draw_card(figures[0], CARDS / f"{Path(block_vars['src_file']).stem}.png")
     rst = ALTERNATIVE.sub(lambda found: next(texts, found[0]), rst)
     return CLASS.sub(lambda found: " ".join([f"{found[1]}-img", *marks]), rst)
-
-
-def unlabelled(figure):
-    """The titles of the drawings that show numbers or names on a y axis without saying of what."""
-    return [
-        title_of(ax) or "a drawing without title"
-        for ax in figure.axes
-        if ax.axison
-        and ax.get_label() != "<colorbar>"
-        and ax.yaxis.get_tick_params().get("labelleft", True)  # not shared with one to the left
-        and not ax.get_ylabel()
-    ]
 
 
 def draw_card(figure, path):
@@ -107,11 +97,6 @@ def of_axes(ax):
     more = [f"and {len(told) - LINES} more"] if len(told) > LINES else []
     pictures = [f"{len(ax.images)} picture"] if ax.images else []
     return ": ".join(filter(None, (lead, "; ".join([*told[:LINES], *more, *pictures]))))
-
-
-def title_of(ax):
-    """The title of a drawing, wherever it stands."""
-    return next(filter(None, map(ax.get_title, ("left", "center", "right"))), "")
 
 
 def named_lines(ax):

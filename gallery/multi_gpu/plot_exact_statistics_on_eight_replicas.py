@@ -177,7 +177,7 @@ for place, values in enumerate((first, of_all)):
     right.plot([place] * len(values), values, "C1o", mfc="none")
 right.plot(2, apart, "C0o", mfc="none")
 right.set(title="Error of the mean", ylabel="deviations", xlim=(-0.5, 2.5), ylim=(-0.01, None))
-right.set_xticks(range(3), ["first\nreplica", "mean\nof eight", "recomputed\n(to one device)"])
+right.set_xticks(range(3), ["first\nreplica", "mean\nof eight", "re-\ncomputed"])
 plt.show()
 
 # %%

@@ -203,7 +203,7 @@ for arm, style, width, name in zip(ARMS, ("C4", "C1", "C0--"), (1, 3, 1), names,
     left.plot(np.arange(2, STEPS, 5), smooth, style, lw=width, label=name)
 left.set(xlabel="step", ylabel="loss", ylim=(0, 1.5), title="Training loss, one seed")
 right.plot(decays, angles, "C1o", decays, theory, "k:")
-right.set(xlabel="λ", title="Radians per step, dotted √(2ηλ)", xticks=decays, ylim=(0, 0.4))
+right.set(xlabel="λ", title="Turned; dotted: √(2ηλ)", xticks=decays, ylim=(0, 0.4))
 fig.legend(loc="outside lower center", ncols=3)
 right.set_ylabel("radians per step")
 plt.show()

@@ -210,7 +210,7 @@ for line, (name, (wrong, mended)) in enumerate(ROWS.items()):
     ax.plot(wrong, [name] * len(wrong), "XC1", ms=9, label="" if line else "wrong")
     ax.plot(mended, [name] * len(mended), "oC0", ms=8, label="" if line else "mended")
 ax.axvline(0.1, color="#555555", ls=":", lw=1, label="chance")
-ax.set(title="Three faults of inference, a mark a seed", xlabel="test accuracy", xlim=(0, 1.02))
+ax.set(title="Three faults, a mark a seed", xlabel="test accuracy", xlim=(0, 1.02))
 fig.legend(loc="outside lower center", ncols=3)
 ax.set_ylabel("fault")
 plt.show()

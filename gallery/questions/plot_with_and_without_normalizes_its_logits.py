@@ -148,7 +148,7 @@ options = parser.parse_args([])
 
 # %%
 
-fig, axes = plt.subplots(1, 2, figsize=(6.2, 3.4), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(6.2, 3.6), layout="constrained")
 for ax, title, least in zip(
     axes, ("sigmoid", "softmax"), (least_sigmoid, least_softmax), strict=True
 ):
@@ -159,7 +159,7 @@ for ax, title, least in zip(
         ax.plot([], color=colour, label="norm on the logits" if normed else "none on the logits")
     ax.axhline(least, color="#555555", ls=":", label="least possible at γ = 1")
     ax.set(title=f"Training loss, {title}", xlabel="training step", ylabel="loss", ylim=0)
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
