@@ -7,11 +7,11 @@
   200 updates. One device computes what 128/b replicas would, as in ``run_batch_size.py``.
 
 Both train a perceptron of two layers of 64 by SGD on 3,000 digits, and test on 1,000. Every arm has
-three rates, renormalization three momenta at each of them, and every one three seeds. The inputs
-are centred and scaled by the training images, so that no arm lacks what batch norm does by itself.
-Batch norm is tested by its moving average (momentum 0.9) and by a recomputed population, on which
-its momentum has no influence, as it has none on its training. Stopped and started again, it goes on
-where it was: the file has the runs of ``few`` so far. ``--seeds N`` runs fewer or more.
+three rates or four, renormalization three momenta at each of them, and every one three seeds. The
+inputs are centred and scaled by the training images, so that no arm lacks what batch norm does by
+itself. Batch norm is tested by its moving average (momentum 0.9) and by a recomputed population, on
+which its momentum has no influence, as it has none on its training. Stopped and started again, it
+goes on where it was. ``--seeds N`` runs fewer or more.
 """
 
 import argparse
@@ -32,7 +32,7 @@ OPENING = {"r_max": ((40, 1), (160, 3)), "d_max": ((40, 0), (120, 5))}
 MOMENTA = (0.5, 0.9, 0.99)
 REGIMES = {
     "few": SimpleNamespace(update=4, batches=(4,), updates=400, rates=(0.01, 0.03, 0.1)),
-    "many": SimpleNamespace(update=128, batches=(4, 128), updates=200, rates=(0.03, 0.1, 0.3)),
+    "many": SimpleNamespace(update=128, batches=(4, 128), updates=200, rates=(0.03, 0.1, 0.3, 1.0)),
 }
 
 
