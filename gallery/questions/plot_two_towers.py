@@ -4,10 +4,11 @@ Why does batch norm with ExponentialMovingAverage fail on two GPUs?
 
 Because it normalizes by *variables* into which it has just written its statistics. A tower on
 another device than the variables gets a copy that was made **before** they were written: the mean
-and variance of the step before, and 0 and 0 in the first step. On CIFAR-10, after 21 epochs, the
-code of the post has a test accuracy of :claim:`72 % <one_tower>` with one tower and of
-:claim:`10 % <two_towers>` with two; with one line put right it is :claim:`82 % <repaired>`. The
-class ``ExponentialMovingAverage`` itself is innocent.
+and variance of the step before, and 0 and 0 in the first step. On CIFAR-10, after 21 epochs by SGD,
+the code of the post has a test accuracy of :claim:`72 % <one_tower>` with one tower and of
+:claim:`10 % <two_towers>` with two; with one line put right it is :claim:`82 % <repaired>`. By Adam
+the wrong line costs less: :claim:`57 to 74 % <adam>`. The class ``ExponentialMovingAverage`` itself
+is innocent.
 
 .. symptom:: worse on two GPUs
    :cause: TensorFlow 1: batch norm normalizes by variables, and another device gets the value of
@@ -89,9 +90,10 @@ def taken_from_moments(x, mean, variance):
 #
 # The post (2017, in Chinese, never answered) has four functions for TensorFlow 1.1, with decay 0.5
 # and batches of 128, one half for each GPU. Methods 2 to 4 normalize by the moments. Its method 1
-# got to 12 to 26 % with two GPUs, ours to 10 %, and below, by Adam, to :claim:`10 % <adam>`. The
-# post tells neither its network nor its optimizer. With one tower method 1 learns, but less than
-# others (:doc:`/gallery/pitfalls/plot_no_gradient_through_the_statistics`). To go on, copy
+# got to 12 to 26 % with two GPUs. Ours is below that by SGD and above it by Adam, perhaps because
+# Adam's steps do not grow with the gradient. The post tells neither its network nor its optimizer,
+# so why its method 1 got just there stays open. With one tower it learns, but less than others
+# (:doc:`/gallery/pitfalls/plot_no_gradient_through_the_statistics`). To go on, copy
 # method 3 repaired, :func:`bnref.tf1.unconditional_average_norm`. Other faults of the four:
 # :doc:`/gallery/pitfalls/plot_testing_moves_the_average`,
 # :doc:`/gallery/pitfalls/plot_the_average_races_with_the_assignment`,
@@ -126,6 +128,7 @@ steps = {"wrong": first_step(read_from_variables), "right": first_step(taken_fro
 # Then the post's numbers (black), and the same again, recorded at full size on four convolutions:
 # one run each, SGD with momentum 0.9, a rate that falls from 0.02 to 0, images mirrored and shifted
 # at random, the variables with the first tower, as we infer of the post. All but method 1 coincide.
+# Method 1 on two towers is recorded by Adam, at 0.001, as well, once for each seed.
 
 POST = """.1297 .2042 .1165 .1279 .1704 .1514 .1305 .1588 .1737 .1791 .1796 .1240 .1367 .2551
     .1877 .1673 .1551 .1964 .2479 .1593 .1744  .2725 .4271 .5018 .5671 .5976 .6601 .6540 .6988
@@ -139,6 +142,7 @@ for method in METHODS:
         which = (record["method"] == method) & (record["towers"] == towers)
         curves[method, towers] = record["accuracy"][which]
         losses[method, towers] = record["loss"][which]
+by_adam = record["accuracy"][record["method"] == "1, Adam"].reshape(-1, 21)
 print(textwrap.fill(records.provenance_line(provenance), 95))
 
 # %%
@@ -147,6 +151,7 @@ fig, axes = plt.subplots(1, 3, figsize=(8, 3.8), layout="constrained")
 axes[1].sharey(axes[0])
 for (method, towers), values in curves.items():
     axes[towers - 1].plot(values, color=METHODS[method], label=f"method {method}")
+axes[1].plot(by_adam.T, "C1:", label=["method 1, Adam"] + [""] * (len(by_adam) - 1))
 for method in ("1", "2", "1, repaired"):
     axes[2].plot(losses[method, 2], color=METHODS[method])
 for numbers, mark, name in zip(post, "ox", ("method 1", "methods 2 to 4"), strict=True):
@@ -164,23 +169,21 @@ plt.show()
 
 data = datasets.load("cifar10").take(train=3200, test=1000)
 x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]
-SGD = partial(v1.train.MomentumOptimizer, 0.02, 0.9)
-ADAM = partial(v1.train.AdamOptimizer, 0.003)
-RUNS = {
-    "1": (tf1.METHODS[1], SGD),
-    "1, Adam": (tf1.METHODS[1], ADAM),
-    "1, repaired": (partial(tf1.METHODS[1], repaired=True), SGD),
-    "2": (tf1.METHODS[2], SGD),
+NORMS = {
+    "1": tf1.METHODS[1],
+    "1, repaired": partial(tf1.METHODS[1], repaired=True),
+    "2": tf1.METHODS[2],
 }
 
 
-def accuracies(norm, optimizer):
+def accuracies(norm):
     """Test accuracies with two towers, one a seed."""
+    sgd = v1.train.MomentumOptimizer
     network = partial(tower_networks.convolutions, norm=norm, filters=(8, 16, 16), units=32)
     place, found = tf1.separate_memory(2), []
     with tf1.tensorflow_1(seed=0):
         classifier = tower_networks.Classifier(
-            network, placement=place, optimizer=optimizer(), image_shape=(16, 16, 3)
+            network, placement=place, optimizer=sgd(0.02, 0.9), image_shape=(16, 16, 3)
         )
         start = v1.global_variables_initializer()
         with tf1.session(place) as session:
@@ -192,16 +195,7 @@ def accuracies(norm, optimizer):
     return np.array(found)
 
 
-small = {name: accuracies(*run) for name, run in RUNS.items()}
-
-# %%
-
-fig, ax = plt.subplots(figsize=(6.2, 2.2), layout="constrained")
-for name, found in small.items():
-    ax.plot(found, [name] * len(found), "oC0" if name in ("1, repaired", "2") else "XC1")
-ax.set(ylabel="method", ylim=(3.5, -0.5))
-ax.set(title="A small network, two towers, 40 steps", xlabel="test accuracy")
-plt.show()
+small = {name: accuracies(norm) for name, norm in NORMS.items()}
 
 # %%
 # Proof
@@ -220,10 +214,12 @@ told = "recorded test accuracy after 21 epochs, method 1"
 claim("one_tower", end["1", 1], f"{told}, one tower", above=0.7, below=0.74)
 claim("two_towers", end["1", 2], f"{told}, two towers", above=0.09, below=0.11)
 claim("repaired", end["1, repaired", 2], f"{told} repaired, two towers", above=0.8, below=0.84)
-assert curves["1", 2].max() < post[0].min(), "with SGD it is worse than the post's in every epoch"
+assert curves["1", 2].max() < post[0].min(), "by SGD it is worse than the post's in every epoch"
+assert by_adam.min() > post[0].max(), "and by Adam it is better in every epoch"
+told = "recorded test accuracy after 21 epochs by Adam, method 1, two towers"
+claim("adam", by_adam[:, -1], told, above=0.5, below=0.78)
 
 for name, found in small.items():
     print(f"live, two towers, method {name:11}: {np.round(found, 3)}")
     learns = name in ("1, repaired", "2")
-    assert (found.mean() > 0.21) == learns, "method 1 stays near chance, with either optimizer"
-claim("adam", small["1, Adam"], "small network, method 1 by Adam", above=0.08, below=0.26)
+    assert (found.mean() > 0.21) == learns, "method 1 stays near chance"
