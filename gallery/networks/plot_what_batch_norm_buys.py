@@ -188,7 +188,7 @@ for place, ((name, found), colour) in enumerate(zip(runs.items(), ("C4", "C0", "
     )
 accuracy.set(title="After 150 steps", xlabel="learning rate", ylabel="test accuracy", ylim=(0, 1))
 length.set(title="Length of weights", xlabel="learning rate", ylabel="after, over before")
-smooth.set(title="Change of the loss", ylabel="along the gradient", xticks=[], ylim=(0, None))
+smooth.set(title="Change of loss", ylabel="along the gradient", xticks=[], ylim=(0, None))
 fig.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 
