@@ -23,14 +23,12 @@ MEAN, VARIANCE = [0.5, -1.0, -6.0], [2.0, 0.3, 30.0]
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 EPSILON = 0.02  # large enough for a layer that forgets it to be seen
 BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-# For processes that tests start: they leave a GPU alone, TensorFlow greets nobody, and nothing is
-# imported that only notebooks and figures need.
+# For processes that tests start: they leave a GPU alone, and TensorFlow greets nobody.
+QUIET_WITH_ALL = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+# Nor is anything imported that only notebooks and figures need.
 LEAN = str(Path(__file__).with_name("lean"))
-QUIET = {
-    "CUDA_VISIBLE_DEVICES": "-1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "PYTHONPATH": os.pathsep.join(filter(None, [LEAN, os.environ.get("PYTHONPATH")])),
-}
+PATH = os.pathsep.join(filter(None, [LEAN, os.environ.get("PYTHONPATH")]))
+QUIET = {**QUIET_WITH_ALL, "PYTHONPATH": PATH}
 
 
 def batch_of(shape, seed=0, dtype="float32"):

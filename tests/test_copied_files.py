@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import slurm_cluster
 import tensorflow as tf
-from helpers import QUIET, ROOT
+from helpers import QUIET_WITH_ALL, ROOT
 from within_memory import MEGABYTES
 
 from bnref_gallery import datasets
@@ -64,7 +64,7 @@ def slurm(tmp_path_factory):
 
 def environment():
     kept = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    return {**kept, **QUIET}
+    return {**kept, **QUIET_WITH_ALL}
 
 
 def here(words, folder):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import QUIET
+from helpers import QUIET, QUIET_WITH_ALL
 
 from bnref import workers
 
@@ -42,11 +42,9 @@ def test_a_job_of_which_a_worker_dies_goes_on_and_has_the_curve_of_one_that_did_
     workers.start(
         WORKER, 2, str(tmp_path / "u"), "none", str(undisturbed), timeout=LIMIT, environment=QUIET
     )
-    # Ray has its data in pandas, which other processes of tests are without.
-    with_all = {name: value for name, value in QUIET.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, JOB, str(tmp_path)], timeout=LIMIT, text=True,
-        env={**os.environ, **with_all, "RAY_TMPDIR": short, "RAY_USAGE_STATS_ENABLED": "0"},
+        env={**os.environ, **QUIET_WITH_ALL, "RAY_TMPDIR": short, "RAY_USAGE_STATS_ENABLED": "0"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
