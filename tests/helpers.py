@@ -27,8 +27,10 @@ BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "infe
 QUIET_WITH_ALL = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 # Nor is anything imported that only notebooks and figures need.
 LEAN = str(Path(__file__).with_name("lean"))
-PATH = os.pathsep.join(filter(None, [LEAN, os.environ.get("PYTHONPATH")]))
-QUIET = {**QUIET_WITH_ALL, "PYTHONPATH": PATH}
+QUIET = {
+    **QUIET_WITH_ALL,
+    "PYTHONPATH": os.pathsep.join(filter(None, [LEAN, os.environ.get("PYTHONPATH")])),
+}
 
 
 def batch_of(shape, seed=0, dtype="float32"):

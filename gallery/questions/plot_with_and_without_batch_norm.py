@@ -87,12 +87,12 @@ def norm_without_a_start():
 # The post (in Chinese) says that batch norm converges much faster, and draws the accuracy of 80
 # tests, 72 of them on the batch just trained on. In its own code it is so:
 # :claim:`44 <posted_first>` batches against :claim:`94 <posted_without_first>`. One fault at a time
-# in the repaired code: its sigmoid loss makes it :claim:`42 <with_loss>` and
-# :claim:`84 <without_loss>`, dropout left on in the test :claim:`54 <with_dropout>` and
-# :claim:`76 <without_dropout>`, norm on the logits :claim:`32 <with_logits>`, but with that
-# :doc:`the loss stops falling <plot_with_and_without_normalizes_its_logits>`. Others show one by
-# one (:doc:`plot_with_and_without_fails_one_image_at_a_time`). At learning rates other than the
-# post's both are :doc:`farther apart <plot_with_and_without_at_other_rates>`.
+# in the repaired code: with the sigmoid loss :claim:`42 <with_loss>` batches against
+# :claim:`84 <without_loss>`; with dropout left on in the test :claim:`54 <with_dropout>` against
+# :claim:`76 <without_dropout>`; with norm on the logits :claim:`32 <with_logits>`, but then
+# :doc:`the loss stops falling <plot_with_and_without_normalizes_its_logits>`. Other faults show
+# on single images (:doc:`plot_with_and_without_fails_one_image_at_a_time`). At other learning rates
+# than the post's both are :doc:`farther apart <plot_with_and_without_at_other_rates>`.
 #
 # Experiment
 # ----------
