@@ -1,5 +1,6 @@
 """The conformance table: the record, and the probes on implementations with one fault each."""
 
+import functools
 import json
 import re
 import subprocess
@@ -22,6 +23,7 @@ from bnref_gallery.conformance import (
     torch_layers,
 )
 
+BFLOAT16 = tf.bfloat16.as_numpy_dtype
 HERE = [name for name, one in IMPLEMENTATIONS.items() if not one.modules]
 
 
@@ -100,7 +102,13 @@ def test_what_the_page_says_of_whole_columns_is_on_record(recorded):
 
     torch = {"torch.nn.BatchNorm2d", "torch.nn.SyncBatchNorm"}
     flax = {name for name in IMPLEMENTATIONS if name.startswith("flax")}
-    assert others("epsilon", "as the formula") == others("float16", "as the formula") == set()
+    for behaviour in ("epsilon", "float16", "bfloat16"):
+        assert others(behaviour, "as the formula") == set()
+    assert others("first step", "as the formula") == {"tf.compat.v1.nn.fused_batch_norm"}
+    for name in IMPLEMENTATIONS:
+        left = "90%" if name in torch else "99%"
+        value = recorded[name, "first step"]["value"]
+        assert value.endswith(f"from 0 and 1; {left} of it left") or value == "no memory"
     assert others("one value", "as the formula") == torch
     assert others("momentum", "as the formula") == {*torch, "tf.compat.v1.nn.fused_batch_norm"}
     for name in flax:
@@ -132,13 +140,13 @@ class InNumPy(asking.Implementation):
 
     distributions = ("numpy",)
     switches = {"trainable=False": "layer", "training=False": "call"}
-    synchronized, kind = True, np.float32
+    synchronized, kind, begins = True, np.float32, (0.0, 1.0)
 
     def run(self, step):
         """One step; each part is normalized by all of them, if synchronized."""
         options = {"momentum": 0.99, "epsilon": 1e-3, **self.options(step)}
         epsilon, weight = options["epsilon"], self.weight(options["momentum"])
-        start = step.start or (0.0, 1.0)
+        start = step.start or self.begins
         rows = [np.float64(x)[m] for x, m in zip(step.parts, self.masks(step), strict=True)]
         rows = [np.concatenate(rows)] * len(rows) if self.synchronized else rows
         moments = [start if self.freezes(step) else self.moments(each) for each in rows]
@@ -235,6 +243,14 @@ def one_pass(self, rows):
     return rows.mean(0), (rows**2).mean(0) - rows.mean(0) ** 2
 
 
+def summed_up_in_bfloat16(self, rows):
+    """Value after value, as a loop over a batch in 16 bits would."""
+    rows = rows.astype(BFLOAT16)
+    mean = np.float64(functools.reduce(np.add, rows)) / len(rows)
+    squares = ((rows - mean) ** 2).astype(BFLOAT16)
+    return mean, np.float64(functools.reduce(np.add, squares)) / len(rows)
+
+
 def stretched(share):
     return lambda self, moments, rows: (moments[0], moments[1] * share(np.float64(len(rows))))
 
@@ -244,6 +260,11 @@ FAULTS = {
     "alone": {"synchronized": False},
     "refuses": {"run": refusing},
     "weighs the new": {"weight": lambda self, momentum: momentum},
+    "takes the first whole": {"weight": lambda self, momentum: 1.0},
+    "starts from 0": {"begins": (0.0, 0.0)},
+    "starts from 1 and 2": {"begins": (1.0, 2.0)},
+    "remembers σ": {"remembered": lambda self, moments, rows: (moments[0], moments[1] ** 0.5)},
+    "no memory": {"saves": False},
     "beside σ": {"factor": lambda self, variance, epsilon: 1 / (np.sqrt(variance) + epsilon)},
     "twice": {"factor": lambda self, v, epsilon: 1 / (np.sqrt(v + epsilon) + epsilon)},
     "corrects": {"remembered": stretched(lambda n: n / (n - 1))},
@@ -258,6 +279,8 @@ FAULTS = {
     "never freezes": {"freezes": lambda self, step: False},
     "moves": {"remembered": lambda self, moments, rows: self.moments(rows)},
     "remembers in float16": {"kind": np.float16},
+    "remembers in bfloat16": {"kind": BFLOAT16},
+    "sums up in bfloat16": {"moments": summed_up_in_bfloat16},
     "constant mean": {"second_derivative": constant_mean},
     "refuses float64": {"second_derivative": refusing_float64},
     "1 in 10,000": {
@@ -291,6 +314,20 @@ def test_an_implementation_that_does_all_as_the_paper_is_found_to(behaviour):
     [
         ("momentum", "weighs the new", "differs by design", "weighs the new; 0.99"),
         ("momentum", "alone", "as the formula", "weighs the old; 0.99"),
+        ("first step", "none", "as the formula", "from 0 and 1; 99% of it left"),
+        ("first step", "corrects", "as the formula", "from 0 and 1; 99% of it left"),
+        ("first step", "starts from 0", "differs by design", "from 0 and 0; 99% of it left"),
+        ("first step", "starts from 1 and 2", "differs by design", "from 1 and 2; 99% of it left"),
+        (
+            "first step",
+            "takes the first whole",
+            "differs by design",
+            "from the first batch; 0% of it left",
+        ),
+        ("first step", "weighs the new", "wrong", "the weight 0.75 for 0.25"),
+        ("first step", "remembers σ", "wrong", None),
+        ("first step", "stretches", "wrong", None),
+        ("first step", "no memory", "not offered", "no memory"),
         ("epsilon", "beside σ", "differs by design", "0.001, beside σ"),
         ("epsilon", "twice", "wrong", "nan, neither"),
         ("variance remembered", "none", "differs by design", "biased"),
@@ -320,6 +357,12 @@ def test_an_implementation_that_does_all_as_the_paper_is_found_to(behaviour):
         ("saved", "stretches", "differs by design", "neither"),
         ("float16", "remembers in float16", "differs by design", None),
         ("float16", "puts out 0", "wrong", None),
+        ("float16", "puts out NaN", "wrong", None),
+        ("bfloat16", "remembers in bfloat16", "differs by design", None),
+        ("bfloat16", "sums up in bfloat16", "wrong", None),
+        ("bfloat16", "stretches", "wrong", None),
+        ("bfloat16", "corrects", "as the formula", None),
+        ("bfloat16", "refuses", "not offered", "refused"),
         ("gradient", "constant σ", "wrong", None),
         ("gradient", "constant σ, by default", "differs by design", None),
         ("gradient", "alone", "as the formula", None),

@@ -38,6 +38,7 @@ IMPLEMENTATIONS = {
 }
 BEHAVIOURS = {
     "momentum": remembering.momentum,
+    "first step": remembering.first_step,
     "epsilon": normalizing.epsilon,
     "variance remembered": remembering.variance_kept,
     "one value": normalizing.one_value,
@@ -47,6 +48,7 @@ BEHAVIOURS = {
     "uneven replicas": whose.uneven,
     "saved": remembering.saved,
     "float16": normalizing.float16,
+    "bfloat16": normalizing.bfloat16,
     "gradient": normalizing.gradients,
     "second derivative": differentiating.second_derivatives,
 }

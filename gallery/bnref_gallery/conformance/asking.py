@@ -51,8 +51,9 @@ class Step(NamedTuple):
         One of the implementation's `switches`, used before the step.
     then : array, optional
         A batch for inference after the step, the same on every replica.
-    half : bool
-        In float16, as the implementation means it to be used: see its `half`.
+    half : str, optional
+        ``"float16"`` or ``"bfloat16"``, the type of the parts: used as the implementation means it
+        to be, see its `mixed`.
     weights, direction : list of array, optional
         One of each for each part: the gradient of Σ weights · tanh(y) by x is differentiated along
         the direction, all parts together.
@@ -67,7 +68,7 @@ class Step(NamedTuple):
     masks: list | None = None
     switch: str | None = None
     then: object = None
-    half: bool = False
+    half: str | None = None
     weights: list | None = None
     direction: list | None = None
 
@@ -97,7 +98,6 @@ class Implementation:
     weighs_new = False  # what the argument weighs: for `new`; the probe of momentum measures it
     synchronized = False  # asked on two replicas then, half of the batch on each
     saves = True
-    half: dict = {}  # options for float16
     double: dict = {}  # options for parts of float64
     # Options that mend a variance that cancels; the documentation says so of them.
     cures: dict = {}
@@ -113,9 +113,13 @@ class Implementation:
         """The versions it is measured on, such as ``"flax 0.12.8, jax 0.10.2"``."""
         return ", ".join(f"{name} {metadata.version(name)}" for name in self.distributions)
 
+    def mixed(self, kind: str) -> dict:
+        """The options for inputs of 16 bits, ``"float16"`` or ``"bfloat16"``."""
+        return {}
+
     def options(self, step: Step) -> dict:
         """The arguments that a step asks for."""
-        named = {**(self.half if step.half else {}), **step.options}
+        named = {**(self.mixed(step.half) if step.half else {}), **step.options}
         if step.parts[0].dtype == np.float64:
             named = {**self.double, **named}
         if step.new is not None:

@@ -27,10 +27,9 @@ class FlaxLayer(Implementation):
 
     double = {"dtype": "float64", "param_dtype": "float64"}
 
-    @property
-    def half(self):
-        """Parameters and statistics stay in float32."""
-        return {"dtype": "float16"}
+    def mixed(self, kind: str) -> dict:
+        """Outputs in 16 bits; parameters and statistics stay in float32."""
+        return {"dtype": kind}
 
     def options(self, step: Step) -> dict:
         """Those of the step, and the name of the axis to synchronize over."""

@@ -18,7 +18,6 @@ class KerasLayer(Implementation):
     What is saved is what `model.save` writes and `load_model` reads, without replicas.
     """
 
-    half = {"dtype": "mixed_float16"}
     double = {"dtype": "float64"}
     switches = {"trainable=False": "layer", "training=False": "call"}
 
@@ -28,6 +27,10 @@ class KerasLayer(Implementation):
         self.distributions = (distribution, "tensorflow")
         self.path, self.library, self.given = path, library, given
         self.synchronized = given.get("synchronized", path.endswith(".SyncBatchNorm"))
+
+    def mixed(self, kind: str) -> dict:
+        """The policy: outputs in 16 bits, variables in float32."""
+        return {"dtype": f"mixed_{kind}"}
 
     def run(self, step: Step) -> Outcome:
         """Train by `strategy.run` under `tf.function`, or eagerly on one device."""

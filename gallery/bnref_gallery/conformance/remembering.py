@@ -1,4 +1,4 @@
-"""What is asked of the memory: what momentum weighs, which variance is kept, what is saved."""
+"""What is asked of the memory: what momentum weighs, where it starts, what is kept and saved."""
 
 import numpy as np
 
@@ -14,9 +14,12 @@ from bnref_gallery.conformance.asking import (
 )
 from bnref_gallery.conformance.formula import far, joined, moments, normalized, size, spread
 
-__all__ = ["momentum", "saved", "variance_kept"]
+__all__ = ["first_step", "momentum", "saved", "variance_kept"]
 
 BATCH = np.random.default_rng(1).normal([3, -1, 7], [2, 1, 5], (8, 1, 1, 3)).astype("f4")
+# Eight channels of as many means and variances: a line through them tells a weight from a start.
+MEANS, DEVIATIONS = np.linspace(-4, 6, 8), np.linspace(1, 4, 8)
+SPREAD_OUT = np.random.default_rng(4).normal(MEANS, DEVIATIONS, (8, 1, 1, 8)).astype("f4")
 CLOSE = 1e-3
 
 
@@ -44,6 +47,53 @@ def momentum(implementation: Implementation) -> Cell:
     details = f"{name}=0.75 gives the new batch the weight {asked:.3g}, the default {default:.3g}"
     verdict = {"old": AGREES, "new": DIFFERS}.get(side, WRONG)
     return Cell(verdict, f"weighs the {side}; {shown:.3g}", details)
+
+
+def first_step(implementation: Implementation) -> Cell:
+    """From what does the average start, and how much of that is left after the first batch?
+
+    A new layer is trained on one batch, once with a weight of 0.25 and once with the default. What
+    is remembered is a line in what the batch has, channel by channel: its slope is the weight that
+    the first batch got, and where it begins is the share of the start.
+
+    The paper trains on many batches and does not speak of a start. As the formula is here
+    P ← ρP + (1 − ρ)B from the first batch on, and the start is a mean of 0 and a variance of 1: a
+    layer that has not learned does nothing. Its share is ρᵗ after t batches. Differs by design:
+    another start, or a first batch that is taken whole, as where the average is divided by 1 − ρᵗ.
+    Wrong: another weight, or no line. Not offered: the averages are the caller's.
+    """
+    if not implementation.saves:
+        return Cell(ABSENT, "no memory", "the averages are the caller's variables")
+    (weight, straight), start = started(implementation, 0.25)
+    (default, _), _ = started(implementation, None)
+    whole = abs(weight - 1) < CLOSE
+    shown = "the first batch" if whole else " and ".join(plain(each) for each in start)
+    left = f"{1 - default:.0%} of it left"
+    details = f"at 0.25 the first batch has the weight {weight:.3g}, by default {default:.3g}"
+    if not straight or not (whole or abs(weight - 0.25) < CLOSE):
+        return Cell(WRONG, f"the weight {weight:.3g} for 0.25", details)
+    usual = not whole and np.abs(np.subtract(start, (0, 1))).max() < CLOSE
+    return Cell(AGREES if usual else DIFFERS, f"from {shown}; {left}", details)
+
+
+def plain(figure):
+    """To two decimals, without a sign before 0."""
+    return f"{round(figure, 2) + 0.0:g}"
+
+
+def started(implementation, new):
+    """The weight of the first batch and whether it is one; the mean and the variance before it."""
+    outcome = implementation.run(Step(spread(implementation, SPREAD_OUT), new=new))
+    lines = []
+    for kept, batch in zip((outcome.mean, outcome.variance), moments(SPREAD_OUT), strict=True):
+        kept = np.asarray(kept, np.float64)
+        (slope, begins), (rest, *_), *_ = np.polyfit(batch, kept, 1, full=True)
+        lines.append((slope, begins, rest < 1e-6 * len(batch)))
+    (weight, mean, _), (slope, variance, _) = lines
+    # The variance's slope is this weight too, or n/(n − 1) times it: see "variance remembered".
+    same = min(abs(slope / weight / share - 1) for share in (1, 8 / 7)) < CLOSE
+    left = 1 - weight if abs(1 - weight) > CLOSE else np.nan
+    return (weight, same and all(line[2] for line in lines)), (mean / left, variance / left)
 
 
 def variance_kept(implementation: Implementation) -> Cell:

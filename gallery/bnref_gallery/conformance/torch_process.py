@@ -47,7 +47,8 @@ def step(job: dict, rank: int = 0, count: int = 1) -> dict:
     saved = torch.load(path)
     evaluated = None if job["then"] is None else looped.eval()(tensor(job["then"], device))
     found = {"y": y, "dx": x.grad, "evaluated": evaluated, "along": along}
-    return {name: None if v is None else array(v) for name, v in found.items()} | {
+    kind = job["parts"][rank].dtype  # what comes back as bfloat16 was given so
+    return {name: None if v is None else array(v, kind) for name, v in found.items()} | {
         name: saved[f"0.running_{key}"].cpu().numpy()
         for name, key in (("mean", "mean"), ("variance", "var"))
     }
@@ -58,14 +59,20 @@ def tensor(values, device):
     import numpy as np
     import torch
 
-    return torch.tensor(np.moveaxis(values, -1, 1).copy(), device=device)
+    first = np.moveaxis(values, -1, 1).copy()
+    if first.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy
+        return torch.tensor(first.astype("float32"), device=device).bfloat16()
+    return torch.tensor(first, device=device)
 
 
-def array(values):
-    """Channels last."""
+def array(values, bfloat16):
+    """Channels last; `bfloat16` is NumPy's type for PyTorch's of that name."""
     import numpy as np
 
-    return np.moveaxis(values.detach().cpu().numpy(), 1, -1)
+    values = values.detach().cpu()
+    if str(values.dtype) == "torch.bfloat16":  # which PyTorch does not give to NumPy
+        return np.moveaxis(values.float().numpy(), 1, -1).astype(bfloat16)
+    return np.moveaxis(values.numpy(), 1, -1)
 
 
 def main(folder, rank, count):
