@@ -8,7 +8,7 @@ example (``GroupNormalization`` of 8 groups), where no other image has a say; wi
 with 30 % of it before the last layer, the regularizer to compare with. Three rates, five seeds.
 
 Every 200 updates the loss and the accuracy are taken on the training images and on 2,000 others, in
-inference mode, by a population that is recomputed on 1,920 of the training images in batches of 128:
+inference mode, by a population that is recomputed on 1,920 of the training images by the batch:
 what differs then is the weights, not how well a moving average follows. Stopped and started again,
 it goes on where it was. ``--seeds N`` runs fewer or more.
 """
