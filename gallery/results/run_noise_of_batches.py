@@ -29,8 +29,8 @@ UPDATE, STEPS, EVERY = 128, 1200, 200
 GROUPS_OF = (4, 8, 16, 32, 128)
 ARMS = [*(("batch", size) for size in GROUPS_OF), ("group", 1)]
 DROPOUTS, RATES = (0.0, 0.3), (0.01, 0.03, 0.1)
-KEY = ("norm", "images", "dropout", "rate", "seed", "step")
-COLUMNS = (*KEY, "loss", "accuracy", "test_loss", "test_accuracy")
+KEY = ("norm", "images", "dropout", "rate", "seed")
+COLUMNS = (*KEY, "step", "loss", "accuracy", "test_loss", "test_accuracy")
 
 
 @cache
@@ -92,16 +92,15 @@ def main(seeds):
         provenance={"data": images().name},
     )  # fmt: skip
     runs = [
-        dict(zip(KEY, (norm, size, dropout, rate, seed, STEPS), strict=True))
+        dict(zip(KEY, (norm, size, dropout, rate, seed), strict=True))
         for dropout in DROPOUTS
         for norm, size in ARMS
         for rate in RATES
         for seed in range(seeds)
     ]
-    for last in record.progress(runs):
-        arm = {name: value for name, value in last.items() if name != "step"}
+    for arm in record.progress(runs):
         rows = curve(arm["norm"], arm["images"], arm["dropout"], arm["rate"], arm["seed"])
-        names = ("step", *COLUMNS[len(KEY) :])
+        names = COLUMNS[len(KEY) :]
         record.add([{**arm, **dict(zip(names, row, strict=True))} for row in rows])
 
 
