@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from bs4 import BeautifulSoup
-from made_once import made_once
+from made_once import made_once, side_by_side
 from markdownify import MarkdownConverter
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "markdown"
@@ -52,10 +52,13 @@ class Converter(MarkdownConverter):
 
 def write(site):
     """Write what the whole site says as Markdown."""
-    pages = {}
-    for path in sorted(site.rglob("*.html")):
-        if "_static" not in path.parts and path.name not in NO_PAGES:
-            pages[path.relative_to(site)] = once(path.read_text("utf-8"))
+    paths = [
+        path
+        for path in sorted(site.rglob("*.html"))
+        if "_static" not in path.parts and path.name not in NO_PAGES
+    ]
+    texts = side_by_side(once, [path.read_text("utf-8") for path in paths])
+    pages = {path.relative_to(site): text for path, text in zip(paths, texts, strict=True)}
     for path, text in pages.items():
         (site / path).with_suffix(".md").write_text(text, "utf-8")
     (site / "llms.txt").write_text(contents(pages), "utf-8")

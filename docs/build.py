@@ -79,8 +79,9 @@ def prepare_environment(mode):
         subprocess.run([sys.executable, "-m", "bnref_gallery.datasets"], check=True)
     os.environ["BNREF_DOWNLOAD"] = "0"
     os.environ["BNREF_EXECUTE"] = "1" if mode == "html" else "0"
+    folders = [DOCS / "_lean", DOCS / "_ext", DOCS]
     os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(DOCS / "_ext"), str(DOCS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if os.environ["BNREF_DEVICE"] == "CPU":

@@ -14,7 +14,7 @@ import nbformat
 from addresses import requirement, site
 from as_markdown import ARTICLE, LEFT_OUT, Converter, language
 from bs4 import BeautifulSoup
-from made_once import made_once
+from made_once import made_once, side_by_side
 from nbformat import v4
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "downloads"
@@ -28,17 +28,23 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 def write(folder):
     """Replace the notebooks of a rendered site."""
+    pages, targets = {}, []
     for path in sorted((folder / "gallery").glob("*/*.html")):
         page = path.read_text("utf-8")
-        stem = re.escape(path.stem)
-        found = re.search(rf'href="([^"]*_downloads/[^"]*/{stem}\.ipynb)"', page)
-        if found:
-            target = path.parent / found[1]
-            address = path.relative_to(folder).as_posix()
-            target.write_bytes(once(page, address, folder))
-            packed = re.search(rf'href="([^"]*_downloads/[^"]*/{stem}\.zip)"', page)
-            if packed:
-                pack(path.parent / packed[1], target)
+        if notebook := offered(page, path, "ipynb"):
+            pages[path.relative_to(folder).as_posix()] = page
+            targets.append((notebook, offered(page, path, "zip")))
+    made = side_by_side(once, pages.values(), pages, [folder] * len(pages))
+    for (target, packed), data in zip(targets, made, strict=True):
+        target.write_bytes(data)
+        if packed:
+            pack(packed, target)
+
+
+def offered(page, path, kind):
+    """The file of this kind that a page offers for download, or None."""
+    found = re.search(rf'href="([^"]*_downloads/[^"]*/{re.escape(path.stem)}\.{kind})"', page)
+    return path.parent / found[1] if found else None
 
 
 def once(page, address, folder):

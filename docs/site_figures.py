@@ -2,10 +2,12 @@
 
 import re
 from colorsys import hls_to_rgb, rgb_to_hls
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 from PIL import Image
 
+THREADS = 2
 # Of a figure and of a thumbnail: lines, shades of them, and text.
 COLOURS = {False: 256, True: 64}
 # The figures of the gallery, with what stands behind the address.
@@ -23,14 +25,23 @@ def pictures(site, text, made):
     """
     tags = [found[0] for found in FIGURE.finditer(text) if "keeps-colours" in found[0]]
     kept = {script_of(FIGURE.search(tag)[1]) for tag in tags}
-    recoloured = set()
-    for path in sorted(site.glob("_images/*.png")):
-        name = path.name.encode()
-        if path.name.startswith("sphx_glr_") and script_of(path.name) not in kept:
+    paths = sorted(site.glob("_images/*.png"))
+    recoloured = {
+        path.name
+        for path in paths
+        if path.name.startswith("sphx_glr_") and script_of(path.name) not in kept
+    }
+
+    def replace(path):
+        data, name = path.read_bytes(), path.name.encode()
+        if path.name in recoloured:
             dark = path.with_stem(path.stem + DARK)
-            made(path, [path.read_bytes(), name, b"dark"], for_the_dark, to=dark)
-            recoloured.add(path.name)
-        made(path, [path.read_bytes(), name], few_colours)
+            made(path, [data, name, b"dark"], for_the_dark, to=dark)
+        made(path, [data, name], few_colours)
+
+    # Pillow works outside of Python's lock, so threads are enough.
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(replace, paths))
     return recoloured
 
 

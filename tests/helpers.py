@@ -25,8 +25,8 @@ EPSILON = 0.02  # large enough for a layer that forgets it to be seen
 BOTH = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 # For processes that tests start: they leave a GPU alone, and TensorFlow greets nobody.
 QUIET_WITH_ALL = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-# Nor is anything imported that only notebooks and figures need.
-LEAN = str(Path(__file__).with_name("lean"))
+# Nor is anything imported that TensorFlow and Keras do not need.
+LEAN = str(ROOT / "docs" / "_lean")
 QUIET = {
     **QUIET_WITH_ALL,
     "PYTHONPATH": os.pathsep.join(filter(None, [LEAN, os.environ.get("PYTHONPATH")])),

@@ -1,5 +1,7 @@
 """The build's driver: what it prints, and how a finished site replaces the last one."""
 
+import ast
+import os
 import subprocess
 import sys
 import zipfile
@@ -203,3 +205,20 @@ def test_an_unknown_scale_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("BNREF_SCALE", "huge")
     with pytest.raises(SystemExit, match="BNREF_SCALE must be one of quick, full; received 'huge'"):
         build.scale()
+
+
+def test_processes_that_a_build_starts_are_without_what_tensorflow_does_not_need(monkeypatch):
+    monkeypatch.setattr(build.os, "environ", dict(os.environ))
+    monkeypatch.setenv("BNREF_DEVICE", "CPU")
+    build.prepare_environment("fast")
+    code = "import bnref.training, matplotlib, sys; print([n for n, m in sys.modules.items() if m])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=build.os.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    there = set(ast.literal_eval(done.stdout))
+    assert {"keras", "tensorflow", "matplotlib"} <= there
+    assert not there & {"jax", "pandas", "scipy", "sklearn"}

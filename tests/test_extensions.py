@@ -156,6 +156,16 @@ def test_a_card_is_given_the_text_of_its_title():
     assert 'alt="A figure of: Another"' in context["body"]
 
 
+def test_a_worker_may_grow_before_joblib_replaces_it(monkeypatch):
+    from joblib.externals.loky import process_executor
+
+    limit = "_MAX_MEMORY_LEAK_SIZE"
+    assert limit in process_executor._process_worker.__code__.co_names  # read where it counts
+    monkeypatch.setattr(process_executor, limit, 3e8)
+    foot.keep_worker()
+    assert getattr(process_executor, limit) == foot.GROWTH > 1e9
+
+
 def test_the_foot_collects_the_data_that_a_page_loaded_once_each():
     watch, log = foot._Watch(), logging.getLogger("bnref_gallery.datasets")
     log.addHandler(watch)

@@ -19,6 +19,7 @@ from project import ROOT, depend_on, first_section
 FOLDER = ROOT / "docs" / "gallery" / "_foot"
 STYLE = Path(__file__).with_name("figures.mplstyle")
 INSTALL = 'pip install ".[gallery]"'
+GROWTH = 2_000_000_000  # bytes
 VERSIONS = ("tensorflow", "keras", "numpy")
 
 
@@ -45,6 +46,7 @@ def watch(gallery_conf, fname, when):
 
     log = logging.getLogger("bnref_gallery.datasets")
     if when == "before":
+        keep_worker()
         reset()
         log.addHandler(_watch)
         log.setLevel(logging.INFO)
@@ -64,6 +66,16 @@ def watch(gallery_conf, fname, when):
         known["claims"] = claims.held()
         FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / f"{Path(fname).stem}.json").write_text(json.dumps(known, indent=1))
+
+
+def keep_worker():
+    """Let a worker grow: joblib ends one that grows by 300 MB, and its next imports TensorFlow.
+
+    That takes 4 s, some seven times a build. joblib has no argument for the limit.
+    """
+    from joblib.externals.loky import process_executor
+
+    process_executor._MAX_MEMORY_LEAK_SIZE = GROWTH
 
 
 def clocks():
