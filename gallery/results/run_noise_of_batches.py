@@ -2,10 +2,11 @@
 
 ``python gallery/results/run_noise_of_batches.py``: three convolutions on 2,000 images of CIFAR-10
 at half the resolution, 800 updates of 128 images by SGD with a momentum of 0.9, which is 51 passes:
-enough to learn the images by heart. Only what normalizes differs. The 128 images of an update are normalized in groups
-of 4 to 128, as they would be on 128/b replicas of b images (``GhostBatchNorm``), or example by
-example (``GroupNormalization`` of 8 groups), where no other image has a say; without dropout, and
-with 30 % of it before the last layer, the regularizer to compare with. Two rates, five seeds.
+enough to learn the images by heart. Only what normalizes differs. The 128 images of an update are
+normalized in groups of 4 to 128, as they would be on 128/b replicas of b images
+(``GhostBatchNorm``), or example by example (``GroupNormalization`` of 8 groups), where no other
+image has a say; without dropout, and with 30 % of it before the last layer, the regularizer to
+compare with. Two rates, five seeds.
 
 Every 100 updates the loss and the accuracy are taken on the training images and on 2,000 others, in
 inference mode, by a population that is recomputed on 1,920 of the training images by the batch:
