@@ -322,7 +322,7 @@ def test_an_implementation_that_does_all_as_the_paper_is_found_to(behaviour):
             "first step",
             "takes the first whole",
             "differs by design",
-            "from the first batch; 0% of it left",
+            "the first batch, whole",
         ),
         ("first step", "weighs the new", "wrong", "the weight 0.75 for 0.25"),
         ("first step", "remembers σ", "wrong", None),

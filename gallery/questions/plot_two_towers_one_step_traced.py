@@ -153,6 +153,7 @@ for device, colour in {"variables": "C1", "tower": "C0"}.items():
     step.plot(times, rows, "o", color=colour, ms=9, label=f"device of the {device}")
 step.set_yticks(range(len(STEPS)), list(STEPS))
 step.set(title="One step of method 1", xlabel="microseconds since the read")
+step.locator_params(axis="x", nbins=5)  # so that the numbers keep apart
 step.invert_yaxis()
 step.legend()
 for row, (sent, _, _) in enumerate(results.values()):

@@ -67,13 +67,13 @@ def first_step(implementation: Implementation) -> Cell:
     (weight, straight), start = started(implementation, 0.25)
     (default, _), _ = started(implementation, None)
     whole = abs(weight - 1) < CLOSE
-    shown = "the first batch" if whole else " and ".join(plain(each) for each in start)
-    left = f"{1 - default:.0%} of it left"
+    value = f"from {' and '.join(map(plain, start))}; {1 - default:.0%} of it left"
+    value = "the first batch, whole" if whole else value
     details = f"at 0.25 the first batch has the weight {weight:.3g}, by default {default:.3g}"
     if not straight or not (whole or abs(weight - 0.25) < CLOSE):
         return Cell(WRONG, f"the weight {weight:.3g} for 0.25", details)
     usual = not whole and np.abs(np.subtract(start, (0, 1))).max() < CLOSE
-    return Cell(AGREES if usual else DIFFERS, f"from {shown}; {left}", details)
+    return Cell(AGREES if usual else DIFFERS, value, details)
 
 
 def plain(figure):
