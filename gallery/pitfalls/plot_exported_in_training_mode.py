@@ -141,12 +141,6 @@ model = network()
 run = training.Run(model)
 
 
-def train(seed):
-    """Train the model anew."""
-    restart(model, run.optimizer, network, seed=seed)
-    run.train(data.x_train, data.y_train, steps=150, batch_size=64, seed=seed)
-
-
 def accuracies(served):
     """One a test; ``served`` may remember the requests of the one before."""
     found = []
@@ -161,16 +155,6 @@ def accuracies(served):
 # %%
 
 
-def with_image_layer(model):
-    inputs = keras.Input((28, 28, 1))
-    return keras.Model(inputs, model(keras.layers.Resizing(28, 28)(inputs)))
-
-
-def with_true_inside(model):
-    inputs = keras.Input((28, 28, 1))
-    return keras.Model(inputs, model(inputs, training=True))
-
-
 def saved_in_training_mode(model, folder, spec):
     module = tf.Module()
     module.state = [variable.value for variable in model.variables]
@@ -178,7 +162,9 @@ def saved_in_training_mode(model, folder, spec):
     tf.saved_model.save(module, folder)
 
 
-true_inside, behind_image_layer = with_true_inside(model), with_image_layer(model)
+inputs = keras.Input((28, 28, 1))
+true_inside = keras.Model(inputs, model(inputs, training=True))
+behind_image_layer = keras.Model(inputs, model(keras.layers.Resizing(28, 28)(inputs)))
 EXPORTS = {
     "training=False": (exported_at_inference, model),
     "training=True": (saved_in_training_mode, model),
@@ -201,7 +187,8 @@ def loaded(export, model):
 
 def of_one_seed(seed):
     """Accuracies of each way; whether it answers by the batch; whether its statistics moved."""
-    train(seed)
+    restart(model, run.optimizer, network, seed=seed)
+    run.train(data.x_train, data.y_train, steps=150, batch_size=64, seed=seed)
     found, by_batch, moves = [], [], []
     for export, whole in EXPORTS.values():
         module = loaded(export, whole)
@@ -212,14 +199,13 @@ def of_one_seed(seed):
         moves.append(any((v.numpy() != old).any() for v, old in zip(state, before, strict=True)))
         if export is saved_in_training_mode:
             left = [variable.numpy() for variable in state]  # by the requests
-    for whole in (true_inside, behind_image_layer):
-        predicted = whole.predict(data.x_test, batch_size=10, verbose=0)
-        found.append([np.mean(np.argmax(predicted, 1) == data.y_test)] * 3)
+    wrapped = true_inside, behind_image_layer
     trained = model.get_weights()
+    predictions = [each.predict(data.x_test, batch_size=10, verbose=0) for each in wrapped]
     model.set_weights(left)
-    predicted = model(data.x_test, training=False)
-    found.append([np.mean(np.argmax(predicted, 1) == data.y_test)] * 3)
+    predictions.append(model(data.x_test, training=False))
     model.set_weights(trained)
+    found += [[np.mean(np.argmax(each, 1) == data.y_test)] * 3 for each in predictions]
     return found, by_batch, moves
 
 
