@@ -20,9 +20,8 @@ of Keras lets each replica use its own memory: it finds a test accuracy of
 # %%
 # Check
 # -----
-# Save the model, load that into a model without replicas, and evaluate both as you do:
-# ``evaluate(model)`` is the accuracy. It is the same, but for rounding, if the replicas evaluate by
-# what is saved.
+# Save the model, load that into one without replicas, and evaluate both: ``evaluate(model)`` is the
+# accuracy. It is the same, but for rounding, if the replicas evaluate by what is saved.
 
 import tempfile
 from functools import partial
@@ -95,8 +94,7 @@ def accuracy_as_saved(model, x, y):
 #
 # Experiment
 # ----------
-# One layer a policy, which remembers its last batch alone, ten times: what does the first replica
-# have then?
+# One layer a policy remembers its last batch alone, ten times: what has the first replica then?
 
 devices.configure()
 strategy = training.strategy(2)
@@ -116,8 +114,7 @@ def remembered():
         inputs = keras.Input((1,))
         outputs = [layer(inputs) for layer in layers.values()]
         model = keras.Model(inputs, keras.layers.Concatenate()(outputs))
-        optimizer = keras.optimizers.SGD(0.0)
-    step = training.Run(model, optimizer).step
+        step = training.Run(model, keras.optimizers.SGD(0.0)).step
     for _ in range(10):
         x = random.standard_normal((64, 1)).astype("float32")
         x[32:] += 4  # what the second replica gets
@@ -131,8 +128,7 @@ moments = remembered()
 
 # %%
 # A network learns digits from two cameras, of which the second gives bright images of little
-# contrast. Each replica has one camera's, in training and in the test: in turn as many images of
-# one as of the other, 32 in training and 248 in the test.
+# contrast. Each replica has one camera's: in turn 32 of each in training, and 248 in the test.
 
 data = datasets.load("mnist").take(train=3000, test=992)
 
@@ -214,7 +210,6 @@ plt.show()
 # %%
 # Proof
 # -----
-# What is remembered, and the accuracies before and after saving.
 
 TRUTH = (0, 1), (2, 1), (2, 5), (2, 5)
 for (name, rows), truth in zip(moments.items(), TRUTH, strict=True):
@@ -224,9 +219,6 @@ first, mean_of, total, _ = (rows[:, 1].mean() for rows in moments.values())
 claim("first_variance", first, "the first replica's variance", above=0.6, below=1.4)
 claim("mean_variance", mean_of, "mean of both variances", above=0.6, below=1.4)
 claim("total_variance", total, "variance of all examples", above=4.6, below=5.4)
-
-# %%
-# The accuracies.
 
 for name, scores in results.items():
     print(f"{name:21} by each, loaded, as saved, loaded: {scores.round(3).tolist()}")
