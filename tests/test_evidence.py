@@ -21,7 +21,6 @@ FEWER = {
     "plot_what_several_replicas_remember": "992 images, each by two cameras: 1,984 are tested",
     "plot_one_loop_for_one_device_and_many": "one, in a run that measures no accuracy",
     "plot_gradients_explode_with_depth": "one: nothing is trained",
-    "plot_speed_of_the_training_loop": "one: seconds are measured",
     "plot_speed_of_the_training_loop_on_one_device": "one: seconds are measured",
     "plot_gradients_of_single_examples": "one: gradients are measured",
     "plot_second_derivatives": "100: errors of derivatives are measured",

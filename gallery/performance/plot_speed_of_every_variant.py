@@ -87,7 +87,7 @@ for ax, shape in zip(axes, [(64, 32, 32, 64), (4096, 512)], strict=True):
         agree[name] = max(
             np.abs(a - b).max() for a, b in zip(*(f(x, dy) for f in pair), strict=True)
         )
-    seconds = timing.interleaved_medians(steps, x, dy, rounds=15)
+    seconds = timing.interleaved_medians(steps, x, dy, rounds=7, warm_up=1)
     limit = 8 / 3 * seconds["limit"]
     print(f"\nfloat32 {shape}; 8 arrays cost {1e3 * limit:.1f} ms\n{HEAD}")
     ratios = {name: seconds[name] / seconds[f"Keras, {name}"] for name in NEAREST}

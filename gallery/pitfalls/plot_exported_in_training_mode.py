@@ -57,6 +57,7 @@ import tf_keras
 from bnref import doctor, training
 from bnref_gallery import datasets, defects, models, scale
 from bnref_gallery.claims import claim
+from bnref_gallery.restarts import restart
 
 # %%
 
@@ -131,12 +132,13 @@ SPEC = tf.TensorSpec((None, 28, 28, 1), tf.float32)
 TESTS = {"one batch": (1000, 1000), "50 by 50, sorted": (1000, 50), "one by one": (1000, 1)}
 
 
-def trained(seed):
-    keras.utils.set_random_seed(seed)
+def network():
     norm = partial(keras.layers.BatchNormalization, momentum=0.9)
-    model = models.perceptron(norm, inputs=(28, 28, 1), units=(64, 64))
-    training.train(model, data.x_train, data.y_train, steps=150, batch_size=64, seed=seed)
-    return model
+    return models.perceptron(norm, inputs=(28, 28, 1), units=(64, 64))
+
+
+model = network()
+run = training.Run(model)
 
 
 def accuracies(served):
@@ -153,16 +155,6 @@ def accuracies(served):
 # %%
 
 
-def with_image_layer(model):
-    inputs = keras.Input((28, 28, 1))
-    return keras.Model(inputs, model(keras.layers.Resizing(28, 28)(inputs)))
-
-
-def with_true_inside(model):
-    inputs = keras.Input((28, 28, 1))
-    return keras.Model(inputs, model(inputs, training=True))
-
-
 def saved_in_training_mode(model, folder, spec):
     module = tf.Module()
     module.state = [variable.value for variable in model.variables]
@@ -170,17 +162,16 @@ def saved_in_training_mode(model, folder, spec):
     tf.saved_model.save(module, folder)
 
 
-def as_it_is(model):
-    return model
-
-
+inputs = keras.Input((28, 28, 1))
+true_inside = keras.Model(inputs, model(inputs, training=True))
+behind_image_layer = keras.Model(inputs, model(keras.layers.Resizing(28, 28)(inputs)))
 EXPORTS = {
-    "training=False": (exported_at_inference, as_it_is),
-    "training=True": (saved_in_training_mode, as_it_is),
-    "Keras, export": (exported_by_keras, as_it_is),
-    "True within, export": (exported_by_keras, with_true_inside),
-    "image layer, export": (exported_by_keras, with_image_layer),
-    "image layer, archive": (exported_at_inference, with_image_layer),
+    "training=False": (exported_at_inference, model),
+    "training=True": (saved_in_training_mode, model),
+    "Keras, export": (exported_by_keras, model),
+    "True within, export": (exported_by_keras, true_inside),
+    "image layer, export": (exported_by_keras, behind_image_layer),
+    "image layer, archive": (exported_at_inference, behind_image_layer),
 }
 
 
@@ -196,21 +187,25 @@ def loaded(export, model):
 
 def of_one_seed(seed):
     """Accuracies of each way; whether it answers by the batch; whether its statistics moved."""
-    model, found, by_batch, moves = trained(seed), [], [], []
+    restart(model, run.optimizer, network, seed=seed)
+    run.train(data.x_train, data.y_train, steps=150, batch_size=64, seed=seed)
+    found, by_batch, moves = [], [], []
     for export, whole in EXPORTS.values():
-        module = loaded(export, whole(model))
+        module = loaded(export, whole)
         state = getattr(module, "state", None) or module.variables
         before = [variable.numpy() for variable in state]
         by_batch.append(answers_by_the_batch(module.serve, data.x_test[:64]))
         found.append(accuracies(module.serve))
         moves.append(any((v.numpy() != old).any() for v, old in zip(state, before, strict=True)))
         if export is saved_in_training_mode:
-            after = keras.models.clone_model(model)  # what the requests have left
-            after.set_weights([variable.numpy() for variable in state])
-    for whole in (with_true_inside, with_image_layer):
-        predict = partial(whole(model).predict, batch_size=10, verbose=0)
-        found.append([np.mean(np.argmax(predict(data.x_test), 1) == data.y_test)] * 3)
-    found.append(accuracies(partial(after, training=False)))
+            left = [variable.numpy() for variable in state]  # by the requests
+    wrapped = true_inside, behind_image_layer
+    trained = model.get_weights()
+    predictions = [each.predict(data.x_test, batch_size=10, verbose=0) for each in wrapped]
+    model.set_weights(left)
+    predictions.append(model(data.x_test, training=False))
+    model.set_weights(trained)
+    found += [[np.mean(np.argmax(each, 1) == data.y_test)] * 3 for each in predictions]
     return found, by_batch, moves
 
 
@@ -268,10 +263,10 @@ def found(model, x, cause="training_at_inference"):
     return [finding.evidence for finding in report.findings]
 
 
-model, some = trained(seed=0), data.x_test[:64]
-evidence = [*found(with_true_inside(model), some), *found(old, np.float32(some[:, 14, 14]))]
+some = data.x_test[:64]
+evidence = [*found(true_inside, some), *found(old, np.float32(some[:, 14, 14]))]
 print("the doctor, of the wrong models:", *evidence)
 assert len(evidence) == 2, "the check fires on the wrong model of Keras 3, and on that of tf_keras"
 assert not found(model, some), "and is silent on the right one"
-hidden = found(with_image_layer(model), some, "untold_is_training")
+hidden = found(behind_image_layer, some, "untold_is_training")
 assert bool(hidden) == leaks, "of an image layer another check tells, before it is exported"

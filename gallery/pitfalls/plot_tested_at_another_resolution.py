@@ -74,7 +74,7 @@ def prepared_for_size(model, images, size):
 
 def prepared_and_recomputed(model, images, size, x_train):
     few = tf.image.resize(x_train[:1000], (size, size)).numpy()
-    population.recompute(model, np.split(few, 10))
+    population.recompute(model, np.split(few, 4))
     return tf.image.resize(images, (size, size))
 
 
@@ -94,7 +94,7 @@ def prepared_and_recomputed(model, images, size, x_train):
 # Three convolutions, trained on digits as they are; the test digits are enlarged or made smaller.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
-SIZES = (20, 24, 28, 32, 36, 40)
+SIZES = (20, 24, 28, 34, 40)
 network = partial(
     models.three_convolutions, partial(bnref.BatchNorm, momentum=0.9),
     image_shape=(None, None, 1), filters=(8, 16, 32),

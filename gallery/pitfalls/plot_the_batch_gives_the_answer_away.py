@@ -24,7 +24,7 @@ which is chance. Shuffling the keys over the groups ends that, and so does one b
 # The check regroups the examples of your batches at random and compares the losses in training
 # mode. It needs a model that gives a loss for each example. A contrastive model is checked by hand.
 
-from functools import partial
+from functools import cache, partial
 
 import keras
 import matplotlib.pyplot as plt
@@ -37,7 +37,7 @@ from bnref_gallery import scale
 from bnref_gallery.claims import claim
 from bnref_gallery.restarts import restart
 
-N, WIDTH, STEPS = 32, 64, 150
+N, WIDTH, STEPS = 32, 64, 120
 
 # %%
 # Fix
@@ -104,10 +104,16 @@ def logits(networks, groups, queries, keys, places, training):
 
 
 # %%
-# The step is traced once an arm; each seed begins with fresh weights.
+# The step is traced once for each number of groups; each seed begins with fresh weights.
 
 
-def traced_step(networks, groups, optimizer, weights):
+@cache
+def traced(groups):
+    """Networks, their optimizer and their step."""
+    networks, optimizer = network(groups), keras.optimizers.SGD(0.5, momentum=0.9)
+    weights = [each for part in networks for each in part.trainable_variables]
+    optimizer.build(weights)
+
     @tf.function
     def step(queries, keys, places):
         with tf.GradientTape() as tape:
@@ -116,15 +122,13 @@ def traced_step(networks, groups, optimizer, weights):
         optimizer.apply(tape.gradient(loss, [each.value for each in weights]), weights)
         return loss
 
-    return step
+    return networks, optimizer, step
 
 
 def learnt(groups, places_of_keys):
     """Training losses, and the accuracy at inference as the last number; a row a seed."""
-    networks, optimizer, rows = network(groups), keras.optimizers.SGD(0.5, momentum=0.9), []
-    weights = [each for part in networks for each in part.trainable_variables]
-    optimizer.build(weights)
-    step = traced_step(networks, groups, optimizer, weights)
+    networks, optimizer, step = traced(groups)
+    rows = []
     for seed in range(scale.at_scale(quick=3, full=10)):
         restart(networks, optimizer, partial(network, groups), seed=seed)
         random, losses = np.random.default_rng(seed), []
@@ -181,7 +185,7 @@ def classified(scale_of):
     model = keras.Sequential([keras.Input((8,)), norm, hidden, keras.layers.Dense(2)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-2), loss)
-    model.fit(x, y, batch_size=16, epochs=15, shuffle=False, verbose=0)
+    model.fit(x, y, batch_size=16, epochs=8, shuffle=False, verbose=0)
     return model, (x, y)
 
 

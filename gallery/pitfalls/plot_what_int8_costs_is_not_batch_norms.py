@@ -23,6 +23,7 @@ operations as without them. In int8 the network with batch norm answers like the
 # in float first: if they agree there, and not in int8, then quantization is what to look at.
 
 import contextlib
+import gc
 import io
 import tempfile
 import warnings
@@ -134,8 +135,10 @@ def converted(folder, images=None):
     if images is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image[None]] for image in images)
+    gc.freeze()  # it collects garbage, and need not look at all that is there already
     with contextlib.redirect_stdout(io.StringIO()):  # it lists the inputs and outputs
         content = converter.convert()
+    gc.unfreeze()
     return tf.lite.Interpreter(model_content=content)
 
 
