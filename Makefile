@@ -28,8 +28,9 @@ OLDEST_PYTHON ?= $(call interpreter,12)
 # site, of its build and of what is on record, which describe the pinned versions.
 OLDEST := .venv-oldest
 OLDEST_VERSIONS := .ci/oldest.txt
-SITE_TESTS := browser build conformance conformance_page defects elsewhere extensions \
-	finder_and_explorer freshness installed notebooks page_parts pytorch_tabs search site symptoms \
+SITE_TESTS := as_markdown browser build conformance conformance_page defects elsewhere evidence \
+	extensions finder_and_explorer freshness installed lighten made_once notebooks page_parts \
+	pytorch_tabs search site symptoms \
 	upstream_reports upstream_versions xla_programs
 WITHOUT_SITE := $(SITE_TESTS:%=--ignore=tests/test_%.py)
 

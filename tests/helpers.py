@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,6 +32,20 @@ QUIET = {
     **QUIET_WITH_ALL,
     "PYTHONPATH": os.pathsep.join(filter(None, [LEAN, os.environ.get("PYTHONPATH")])),
 }
+
+
+KERAS = tuple(int(each) for each in keras.__version__.split(".")[:2])
+
+
+def since_keras(major, minor, what):
+    """Skip with an older Keras, and say what it does otherwise."""
+    reason = f"Keras {keras.__version__}: {what}"
+    return pytest.mark.skipif((major, minor) > KERAS, reason=reason)
+
+
+RENORM = since_keras(3, 14, "its BatchNormalization has no renorm")
+AVERAGED = since_keras(3, 14, "an activity regularizer is added up over the examples")
+TOLD = since_keras(3, 10, "a call that does not name training is not told of it")
 
 
 def batch_of(shape, seed=0, dtype="float32"):

@@ -11,7 +11,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ROOT, assert_same_values, result_in_new_process, strategy_of, values
+from helpers import (
+    ROOT,
+    assert_same_values,
+    result_in_new_process,
+    since_keras,
+    strategy_of,
+    values,
+)
 
 import bnref
 from bnref import devices, doctor
@@ -76,6 +83,7 @@ def test_the_model_comes_back_to_the_bit_with_its_optimizer_metrics_and_random_s
     assert "call" not in vars(bnref.norms.find(model)[0].layer)
 
 
+@since_keras(3, 13, "its first random number makes a generator, which draws its seed from Python's")
 def test_whatever_code_of_the_callers_moves_or_draws_is_put_back():
     """The passes themselves restore what they move; a loss of the caller's does as it likes."""
     model, (x, y) = small(), CLASSES()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from helpers import batch_of, values
+from helpers import RENORM, batch_of, values
 from layers_under_test import CASES
 
 import bnref
@@ -335,7 +335,7 @@ def test_a_population_is_assigned_through_the_view():
     np.testing.assert_array_equal(found.variance, [4, 5, 6])
 
 
-@LIBRARIES
+@pytest.mark.parametrize("library", [pytest.param(keras, marks=RENORM), tf_keras])
 def test_with_renormalization_the_deviation_that_is_remembered_is_assigned_too(library):
     """After it a step that remembers nothing new leaves the variance where it was put."""
     layer = library.layers.BatchNormalization(renorm=True, momentum=1.0, epsilon=0.5)

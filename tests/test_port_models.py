@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
-from helpers import assert_same_values, values
+from helpers import RENORM, assert_same_values, values
 
 import bnref
 from bnref import population
@@ -289,6 +289,7 @@ def test_norms_alone_are_ported_whatever_else_there_is(source):
         np.testing.assert_array_equal(each, old)
 
 
+@RENORM
 def test_a_renormalizing_layer_of_keras_goes_on_from_what_was_ported():
     layer = keras.layers.BatchNormalization(renorm=True, epsilon=EPSILON)
     state = {key: value for key, value in STATES["pytorch"].items() if "bn" in key}

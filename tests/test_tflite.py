@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import batch_of
+from helpers import batch_of, since_keras
 
 from bnref import layers
 
@@ -84,6 +84,7 @@ def test_every_layer_that_is_a_fixed_line_at_inference_is_taken_up(name):
     assert ours == ["FULLY_CONNECTED"]
 
 
+@since_keras(3, 15, "no export to LiteRT, or to a path that is text alone")
 def test_keras_exports_a_model_with_an_image_layer_at_inference(tmp_path):
     """And not in training mode, as a SavedModel: one example alone would come out as β there."""
     norm = keras.layers.BatchNormalization()

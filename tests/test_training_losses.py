@@ -1,10 +1,12 @@
 """Tests of the losses of bnref.training: a softmax at the end, several outputs, what layers add."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import batch_of
+from helpers import AVERAGED, batch_of
 
 from bnref.training import Run, evaluate, train
 
@@ -82,6 +84,17 @@ def test_a_sigmoid_is_no_softmax(separable):
 # What layers add to the loss, and several outputs.
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_what_an_older_keras_adds_up_over_the_examples_is_refused_in_parts(parts, monkeypatch):
+    monkeypatch.setattr("bnref.training._added.AVERAGED_SINCE", (99, 0))
+    dense = keras.layers.Dense(3, activity_regularizer="l2", name="dense")
+    model = keras.Sequential([keras.Input((4,)), dense])
+    said = "activity regularizer .* before Keras 99.0, .* received one in layer '.*dense'"
+    with pytest.raises(ValueError, match=said) if parts > 1 else contextlib.nullcontext():
+        Run(model, keras.optimizers.SGD(0.0), accumulate=parts)
+
+
+@AVERAGED
 def test_what_layers_add_counts_once_and_as_keras_has_it(separable):
     x, y = (each[:8] for each in separable)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activity_regularizer="l2")])

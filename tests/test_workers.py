@@ -178,7 +178,9 @@ import json, os, pathlib, signal, sys, time
 config, (folder, *rest) = json.loads(os.environ["TF_CONFIG"]), sys.argv[1:]
 index = config["task"]["index"]
 told = {"arguments": rest, "pid": os.getpid(), "addresses": config["cluster"]["worker"]}
-pathlib.Path(folder, str(index)).write_text(json.dumps({**told, "extra": os.environ.get("EXTRA")}))
+unfinished = pathlib.Path(folder, f"{index}.unfinished")
+unfinished.write_text(json.dumps({**told, "extra": os.environ.get("EXTRA")}))
+unfinished.rename(unfinished.with_suffix(""))
 if rest == ["saves"]:
     def save(*_):
         pathlib.Path(folder, f"saved-{index}").touch()

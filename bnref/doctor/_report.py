@@ -154,7 +154,7 @@ def row_of(case: Any, norm: Any) -> Row:
     shift = times = float("nan")
     if norm in case.fresh:
         mean, variance = case.fresh[norm]
-        stored = np.float64(norm.mean), np.float64(norm.variance)
+        stored = np.asarray(norm.mean, np.float64), np.asarray(norm.variance, np.float64)
         shift = float(np.median(np.abs(stored[0] - mean) / deviation(variance)))
         times = float(np.median(ratio(stored[1], variance)))
     return Row(norm.path, norm.library, norm.whose, norm.remembered, norm.used, shift, times)

@@ -62,7 +62,7 @@ class Seen(NamedTuple):
 
     @property
     def _weights(self):
-        return np.float64(self.counts) / max(self.values, 1)
+        return np.asarray(self.counts, np.float64) / max(self.values, 1)
 
 
 def measured(norm: Norm, inputs: Any, training: Any, mask: Any) -> tuple[Label, tuple]:

@@ -63,15 +63,17 @@ def fold(layer: keras.layers.Layer, norm: keras.layers.Layer) -> keras.layers.La
     check(layer, norm)
     population.check(norm)
     (view,) = norms.find(norm)
-    gamma = 1.0 if view.gamma is None else np.float64(view.gamma)
-    beta = 0.0 if view.beta is None else np.float64(view.beta)
-    slope = gamma / np.sqrt(np.float64(view.variance) + view.epsilon)
+    gamma = 1.0 if view.gamma is None else np.asarray(view.gamma, np.float64)
+    beta = 0.0 if view.beta is None else np.asarray(view.beta, np.float64)
+    slope = gamma / np.sqrt(np.asarray(view.variance, np.float64) + view.epsilon)
     *before, kernel, bias = _weights(layer)
     axes = FOLDABLE[type(layer)]
     factor = slope.reshape([kernel.shape[axis] if axis in axes else 1 for axis in (-2, -1)])
     folded = type(layer).from_config({**layer.get_config(), "use_bias": True})
     folded.build(layer.get_build_config()["input_shape"])
-    folded.set_weights([*before, kernel * factor, beta + (bias - np.float64(view.mean)) * slope])
+    folded.set_weights(
+        [*before, kernel * factor, beta + (bias - np.asarray(view.mean, np.float64)) * slope]
+    )
     return folded
 
 
@@ -107,7 +109,7 @@ def check(layer: keras.layers.Layer, norm: keras.layers.Layer) -> None:
 
 def _weights(layer):
     """The kernels and the bias, which is 0 where there is none, in float64."""
-    weights = [np.float64(each) for each in layer.get_weights()]
+    weights = [np.asarray(each, np.float64) for each in layer.get_weights()]
     kernels = 2 if hasattr(layer, "pointwise_kernel") else 1
     if len(weights) != kernels + layer.use_bias:
         raise ValueError(

@@ -112,7 +112,7 @@ def _columns(rows):
 
 def _keep(kept, named, counts, means, variances):
     """Append (count, mean, variance) in float64; the groups of a batch one by one."""
-    counts, means, variances = (np.float64(each) for each in (counts, means, variances))
+    counts, means, variances = (np.asarray(each, np.float64) for each in (counts, means, variances))
     if named:  # of a domain, which is the same one in every batch
         kept.append((counts[:, 0], means, variances))
     else:

@@ -4,7 +4,30 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+import keras
 import tensorflow as tf
+
+# From here on Keras divides what an activity regularizer gives by the number of examples.
+AVERAGED_SINCE = (3, 14)
+
+
+def refuse_sums(model: keras.Model, parts: int) -> None:
+    """Refuse activity regularizers in a batch of several parts where Keras adds up the examples.
+
+    The parts of a batch, on replicas or accumulated, are put together as means. ValueError names
+    the first layer.
+    """
+    version = tuple(int(each) for each in keras.__version__.split(".")[:2])
+    if parts == 1 or version >= AVERAGED_SINCE:
+        return
+    for layer in model._flatten_layers():
+        if getattr(layer, "activity_regularizer", None) is not None:
+            since = ".".join(map(str, AVERAGED_SINCE))
+            raise ValueError(
+                "model must not have an activity regularizer on several replicas or with "
+                f"accumulation before Keras {since}, which then averages it over the examples; "
+                f"received one in layer {layer.path!r} with Keras {keras.__version__}"
+            )
 
 
 class AddedLosses:

@@ -5,7 +5,7 @@ import contextlib
 import tensorflow as tf
 
 from bnref._checks import whole_number
-from bnref.training._added import AddedLosses
+from bnref.training._added import AddedLosses, refuse_sums
 from bnref.training._batches import number_of, part, share
 from bnref.training._gradients import Clipping, spoilt_together, summed
 from bnref.training._losses import combined, mean_of_each, weighted
@@ -24,6 +24,7 @@ class Step:
         self.replicas = self.strategy.num_replicas_in_sync
         whole_number("accumulate", accumulate)
         _check(optimizer, jit_compile, self.strategy)
+        refuse_sums(model, self.replicas * accumulate)
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
         self._clipping, self._added = Clipping(optimizer), AddedLosses(model)

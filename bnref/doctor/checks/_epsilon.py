@@ -84,7 +84,7 @@ def _scaled(norms, own):
 
     By √((σ² + ε)/(σ² + ε')), with γ as it is.
     """
-    variance = np.concatenate([np.float64(norm.variance) for norm in norms])
+    variance = np.concatenate([np.asarray(norm.variance, np.float64) for norm in norms])
     factors = np.sqrt([(variance + own) / (variance + each) for each in FRAMEWORKS])
     largest = np.exp(np.abs(np.log(factors))).max(0)
     return int((largest > 1.1).sum()), float(largest.max())

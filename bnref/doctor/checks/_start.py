@@ -26,14 +26,14 @@ def left_of_start(case):
     shares = []
     for norm in case.followers:
         mean, variance = case.fresh[norm]
-        stored = np.float64(norm.mean)
+        stored = np.asarray(norm.mean, np.float64)
         if not np.dot(mean, mean) > 0:
             continue
         slope = np.dot(mean, stored) / np.dot(mean, mean)
         left = float(np.clip(1 - slope, 0, 1))
         rest = np.linalg.norm(stored - slope * mean) / (np.linalg.norm(stored) + 1e-30)
         expected = left + (1 - left) * variance
-        off = np.median(np.abs(np.log(ratio(np.float64(norm.variance), expected))))
+        off = np.median(np.abs(np.log(ratio(np.asarray(norm.variance, np.float64), expected))))
         if rest > 0.5 or off > 0.25:
             return 0.0
         shares.append(left)

@@ -68,7 +68,7 @@ def departure(case: Any, norm: Any) -> Departure:
     calls = case.training.of(norm)
     mean, variance = case.fresh[norm]
     means = np.array([each.mean for each in calls])
-    stored = np.float64(norm.mean), np.float64(norm.variance)
+    stored = np.asarray(norm.mean, np.float64), np.asarray(norm.variance, np.float64)
     shift = (stored[0] - mean) / deviation(variance)
     # An average of momentum ρ has the noise of (1 + ρ)/(1 − ρ) batches, these B that of B.
     momentum = norm.momentum if np.isfinite(norm.momentum) else 0.99
@@ -88,7 +88,7 @@ def effective_count(calls: list[Any]) -> float:
     Both are averaged over the batches before they are divided: of two examples the squared
     difference scatters by so much that the median of its inverse is twice too large.
     """
-    several = [np.float64(each.means) for each in calls if len(each.means) > 1]
+    several = [np.asarray(each.means, np.float64) for each in calls if len(each.means) > 1]
     between = np.mean([means.var(0, ddof=1) for means in several] or 0, 0)
     within = np.mean([each.variances.mean(0, dtype="float64") for each in calls], 0)
     with np.errstate(all="ignore"):

@@ -152,7 +152,7 @@ def in_half(implementation, x, allowed, where):
         outcome = implementation.run(step)
     except REFUSALS as error:
         return Cell(ABSENT, "refused", said(error))
-    y, mean, variance = joined(outcome.y), *map(np.asarray, (outcome.mean, outcome.variance))
+    y, mean, variance = joined(outcome.y), np.asarray(outcome.mean), np.asarray(outcome.variance)
     true = moments(x)
     count = x.size // x.shape[-1]
     # Whichever variance is meant to be remembered, the biased one or the other.
