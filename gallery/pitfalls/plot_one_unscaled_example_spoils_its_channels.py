@@ -59,7 +59,7 @@ def as_they_come(images):
 
 def scaled(images):
     largest = images.max(axis=(1, 2, 3), keepdims=True)
-    return images / largest
+    return images / np.maximum(largest, 1e-6)  # a black image stays black
 
 
 # %%
