@@ -120,7 +120,8 @@ def saver_of_all_variables():
 # Why
 # ---
 # It goes wrong at question 2 (remembered how): what training has remembered is not handed on. In
-# TensorFlow 1, who initializes before restoring gets the start values; who does not, an error.
+# TensorFlow 1, initializing before restoring leaves the start values in place; without it there is
+# an error.
 #
 # Met in `tinghuiz/SfMLearner#17 <https://github.com/tinghuiz/SfMLearner/issues/17>`_ (the error),
 # and in PyTorch: in `DLR-RM/stable-baselines3#996
