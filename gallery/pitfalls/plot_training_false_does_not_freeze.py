@@ -5,7 +5,7 @@
 A base called as ``base(x, training=False)`` and then unfrozen trains in Keras 3.15 as if nothing
 had been said: its statistics move in ``fit``. Fine-tuned so on 200 new digits in batches of 2, a
 network ends at a test accuracy of :claim:`47 % <wrong>`; with its norms at ``trainable = False`` it
-ends at :claim:`81 % <right>`. In tf_keras the same code moves the statistics by 0.
+ends at :claim:`81 % <right>`. In tf_keras the same code does not move the statistics.
 
 .. symptom:: statistics change when they should not
    :doctor: training_false_overridden
@@ -59,7 +59,7 @@ from bnref_gallery.claims import claim
 # %%
 # Fix
 # ---
-# Freeze the norms, after the base and before ``compile``. That holds γ and β too;
+# Freeze the norms, after the base and before ``compile``. That freezes γ and β too;
 # :class:`bnref.layers.FrozenBatchNorm` lets them learn.
 #
 # Wrong
