@@ -171,8 +171,8 @@ def batches(seed):
 
 
 # %%
-# The step of each arm is compiled once. For each seed the weights, and what Adam remembers, start
-# anew.
+# The step of each network is compiled once. For each seed the weights, and what Adam remembers,
+# start anew.
 
 
 def shares(arm):
