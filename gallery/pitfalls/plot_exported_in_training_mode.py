@@ -43,7 +43,7 @@ itself: with ``Resizing`` before its norms a network has :claim:`90 % <image_pre
 # Check
 # -----
 # Ask what is served for one example alone and among others: the answers have to be equal. The
-# doctor looks at the model before it is exported; ``only=["untold_is_training"]`` finds image layers.
+# doctor looks at the model before the export; ``only=["untold_is_training"]`` finds image layers.
 
 import tempfile
 from functools import partial
