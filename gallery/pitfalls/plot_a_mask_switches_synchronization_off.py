@@ -4,7 +4,7 @@ A mask switches synchronization off, and nothing says so
 
 Keras 3's ``BatchNormalization(synchronized=True)`` synchronizes only as long as it gets no mask.
 With one, each replica normalizes by its own sequences: two replicas whose data have means 0 and 10
-remember :claim:`0.0 to 9.9 <remembered>` in place of :claim:`4.9 <true>`. Where all have the same
+remember :claim:`0.0 and 9.9 <remembered>` in place of :claim:`4.9 <true>`. Where all have the same
 kind of data, the outputs of 8 replicas of 8 sequences are still off by
 :claim:`11 % <error_8>` of a standard deviation. Nothing warns, and a ``Masking`` layer far above is
 enough. tf_keras does it right.
@@ -75,7 +75,8 @@ def norm_behind_a_mask():
 
 class Packed(keras.layers.Layer):
     def build(self, shape):
-        self.norm, self.supports_masking = masked_norm(), True
+        self.supports_masking = True
+        self.norm = masked_norm()
         self.norm.build((None, shape[-1]))
 
     def call(self, inputs, training=None, mask=None):
@@ -107,15 +108,17 @@ NORMS = {
 
 def on_replicas(count, name, x):
     """The outputs for the whole batch, and what each replica remembers of channel 0."""
-    library, strategy = tf_keras if "tf_keras" in name else keras, training.strategy(count)
+    library = tf_keras if "tf_keras" in name else keras
+    strategy = training.strategy(count)
     with strategy.scope():
         norm = NORMS[name]()
         model = library.Sequential([library.layers.Masking(0.0), norm])
         model.build((None, STEPS, CHANNELS))
     step = training.on_replicas(strategy, partial(model, training=True))
     y = np.concatenate(step(x.reshape(count, -1, STEPS, CHANNELS)))
-    values, mean = strategy.experimental_local_results, getattr(norm, "norm", norm).moving_mean
-    return y, [float(v[0]) for v in values(mean if library is tf_keras else mean.value)]
+    mean = getattr(norm, "norm", norm).moving_mean
+    values = strategy.experimental_local_results(mean if library is tf_keras else mean.value)
+    return y, [float(value[0]) for value in values]
 
 
 random = np.random.default_rng(0)

@@ -3,10 +3,11 @@ Gradients accumulated over micro-batches are not those of the large batch
 =========================================================================
 
 Without batch norm the mean gradient of 32 micro-batches of 2 is that of the batch of 64, to
-rounding. With it the two differ by :claim:`3.7 <error_2>` times the gradient's length, even two
-halves of 32 by :claim:`0.4 <error_32>` of it. A network that accumulates over micro-batches of 2
-ends at a test accuracy of :claim:`53 % <accuracy_2>`, in micro-batches of 8 at
-:claim:`80 % <accuracy_8>`, and with the whole batch at :claim:`82 % <accuracy_64>`.
+rounding. With it the two differ by :claim:`3.7 <error_2>` times the gradient's length; with only
+two halves of 32 they differ by :claim:`0.4 <error_32>` times. After 25 steps a network that
+accumulates over micro-batches of 2 has a test accuracy of :claim:`53 % <accuracy_2>`. It has
+:claim:`80 % <accuracy_8>` with micro-batches of 8, and :claim:`82 % <accuracy_64>` with the whole
+batch.
 
 .. symptom:: worse with small batches
    :doctor: accumulated_gradients

@@ -25,7 +25,7 @@ is :claim:`0.7 <mean_of_variances>`.
 # %%
 # Check
 # -----
-# Give the check the data as ``fit`` gets them: it counts how the last batch is shared out. Of a
+# Give the check the data as ``fit`` gets them: it counts how the last batch is shared out. In a
 # model that is trained already, look for NaN in γ and in each replica's statistics.
 
 import keras

@@ -73,7 +73,8 @@ def averaged_and_recomputed(model, optimizer, batches):
 #
 # Right, PyTorch
 # ^^^^^^^^^^^^^^
-# Both are in ``torch.optim.swa_utils``. ``update_bn`` passes the training data once.
+# Both are in ``torch.optim.swa_utils``. ``update_bn`` passes the training data
+# through the model once.
 #
 # .. code-block:: python
 #
@@ -99,8 +100,8 @@ def averaged_and_recomputed(model, optimizer, batches):
 #
 # Experiment
 # ----------
-# A small convolutional network is trained with Adam at 0.02; every 40 steps four arms are tested.
-# The digits are half as wide and as high, for speed.
+# A small convolutional network is trained with Adam at 0.02; every 40 steps it is tested in four
+# ways. The digits are half as wide and as high, for speed.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
 x_train, x_test = data.x_train[:, ::2, ::2], data.x_test[:, ::2, ::2]
@@ -116,7 +117,7 @@ some_batches = np.split(x_train[:1500], 5)
 predict = tf.function(partial(model, training=False))
 
 # %%
-# The four arms.
+# The four ways.
 
 
 def accuracy():
@@ -124,7 +125,7 @@ def accuracy():
 
 
 def tested(statistics):
-    """Test accuracies of the four arms; the model stays as it is."""
+    """Test accuracies of the four ways; the model stays as it is."""
     weights, found = model.get_weights(), [accuracy()]
     averaged(model, optimizer, some_batches)
     found.append(accuracy())
@@ -142,7 +143,7 @@ def tested(statistics):
 
 
 def accuracies_of(seed):
-    """The arms every 40 steps."""
+    """Test accuracies of the four ways, every 40 steps."""
     restart(model, optimizer, network, seed=seed)
     averages = optimizer._model_variables_moving_average
     for average, weight in zip(averages, model.trainable_variables, strict=True):

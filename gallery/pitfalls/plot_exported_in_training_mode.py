@@ -4,10 +4,10 @@ Exported in training mode, a model answers by the batch, and learns from whoever
 
 ``training=True`` that got into an exported function stays there for ever. The served network
 classifies :claim:`90 % <large_batch>` of the test digits correctly in one large batch and
-:claim:`9 % <one_by_one>` if they come one by one. Every request moves its population: after these,
-the right function of the same file has lost :claim:`3 points <lost>`. In Keras 3 it happens by
+:claim:`9 % <one_by_one>` one image at a time. Each request changes the moving statistics, and
+after these even ``training=False`` has lost :claim:`3 points <lost>`. In Keras 3 it happens by
 itself: with ``Resizing`` before its norms a network has :claim:`90 % <image_predict>` in
-``predict``, and :claim:`9 % <image_served>` one by one where ``model.export`` wrote what is served.
+``predict``, and :claim:`9 % <image_served>` one image at a time once ``model.export`` wrote it.
 
 .. symptom:: the exported model predicts otherwise
    :doctor: training_at_inference
@@ -43,7 +43,7 @@ itself: with ``Resizing`` before its norms a network has :claim:`90 % <image_pre
 # Check
 # -----
 # Ask what is served for one example alone and among others: the answers have to be equal. The
-# doctor looks at the model before; of an image layer ``only=["untold_is_training"]`` tells.
+# doctor looks at the model before the export; ``only=["untold_is_training"]`` finds image layers.
 
 import tempfile
 from functools import partial
@@ -70,8 +70,9 @@ def answers_by_the_batch(served, x):
 # %%
 # Fix
 # ---
-# Export a function that says ``training=False``. Keras's ``model.export`` says nothing when it
-# writes a SavedModel, so that what a layer says is kept. Have no ``training=True`` inside a model.
+# Export a function that says ``training=False``. Keras's ``model.export`` passes no ``training``
+# when it writes a SavedModel, so that what a layer says is kept. Write no ``training=True`` inside
+# a model.
 #
 # Wrong
 # ^^^^^

@@ -106,16 +106,16 @@ def server_step_of_weights(adam, model, mean_of_clients):
 # %%
 # Why
 # ---
-# It goes wrong at question 1 (whose statistics). Of clients with means m and variances v, the
-# values of all together have the variance
+# It goes wrong at question 1 (whose statistics). Of clients of equal size, with means m and
+# variances v, the values of all together have the variance
 #
 # .. math:: \sigma^2 = \overline{v} + \overline{(m - \overline{m})^2} .
 #
 # Averaging leaves the second part out: with it the variances of the first norm are
 # :claim:`1.3 times <spread>` as large here. But not even σ² fits: in training each client was
-# normalized by its own batches, so the weights behind know values of mean 0 and deviation 1 from
-# each. FedBN (Li et al. 2021, arXiv 2102.07623) keeps γ, β and statistics on the clients, SiloBN
-# (Andreux et al. 2020, arXiv 2008.07424) the statistics alone.
+# normalized by its own batches, so the weights behind were trained on values of mean 0 and
+# deviation 1 from each. FedBN (Li et al. 2021, arXiv 2102.07623) keeps γ, β and statistics on the
+# clients, SiloBN (Andreux et al. 2020, arXiv 2008.07424) the statistics alone.
 #
 # Adam moves each variable by about its rate η, whatever its size (on a server: Reddi et al. 2021,
 # arXiv 2003.00295, Algorithm 2). A variance below η that has to fall is negative after one round.

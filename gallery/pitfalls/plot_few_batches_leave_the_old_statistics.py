@@ -92,7 +92,7 @@ def norm_for_few_steps():
 #
 # Right, PyTorch
 # ^^^^^^^^^^^^^^
-# ``update_bn`` of ``torch.optim.swa_utils`` passes the training data once.
+# ``update_bn`` of ``torch.optim.swa_utils`` passes the training data through the model once.
 #
 # .. code-block:: python
 #

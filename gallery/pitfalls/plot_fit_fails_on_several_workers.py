@@ -73,8 +73,8 @@ def losses_by_loop(keras, strategy):
 # %%
 # Why
 # ---
-# None of the three questions is answered wrongly: ``fit`` reduces a batch of several workers as if
-# it were a tensor. Met in
+# Nothing is wrong with the statistics: ``fit`` reduces a batch of several workers as if it were a
+# tensor. Met in
 # `keras-team/keras#20585 <https://github.com/keras-team/keras/issues/20585>`_, which is open.
 #
 # Experiment

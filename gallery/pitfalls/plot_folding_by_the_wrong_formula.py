@@ -2,9 +2,10 @@
 Folding batch norm by a wrong formula: six ways, and what each costs
 ====================================================================
 
-Done rightly, folding changes the outputs by less than a 100,000th of the largest. To forget the
-convolution's bias costs :claim:`51 points <bias_forgotten>` of accuracy, to make no bias
-:claim:`35 points <no_bias_made>`, and the channels of a depthwise convolution in the wrong order
+Folding puts a norm into the weights of the convolution beside it. Done rightly, it changes the
+outputs by less than a 100,000th of the largest. To forget the convolution's bias costs
+:claim:`51 points <bias_forgotten>` of accuracy, and to make no bias
+:claim:`35 points <no_bias_made>`. The channels of a depthwise convolution in the wrong order cost
 :claim:`33 points <wrong_order>`. A norm *before* a convolution, folded across its zero padding,
 changes outputs by :claim:`17 % <padded>` of the largest. An ε that is left out changes them by
 :claim:`5.5 % <left_out>`, an ε outside the root by :claim:`4.3 % <outside>`, and the accuracy
@@ -90,7 +91,7 @@ def folded(kernel, bias, gamma, beta, mean, variance):
 #
 # Why
 # ---
-# None of the three questions is answered wrongly; the arithmetic is. At inference batch norm is y =
+# Nothing is wrong with the statistics; the arithmetic is. At inference batch norm is y =
 # s·x + β − μs with s = γ/√(σ² + ε), a line per channel. After a convolution, the norm's channels
 # are the kernel's last axis; after a depthwise one, its last two, inputs and multiplier. Before a
 # convolution they are its last axis but one, and every pixel of the kernel adds to the bias, also
@@ -105,7 +106,7 @@ def folded(kernel, bias, gamma, beta, mean, variance):
 # Each case by its name, right or with one fault.
 
 CASES = {
-    "": ["right", "ε left out", "ε outside the root", "bias forgotten", "no bias made"],
+    "norm after": ["right", "ε left out", "ε outside the root", "bias forgotten", "no bias made"],
     "depthwise": ["right, depthwise", "depthwise, wrong order"],
     "norm first": ["right, norm first, valid", "norm first, padded"],
 }
@@ -236,8 +237,8 @@ for name, case in small.items():
 # %%
 # ``fold_model``, and the two functions of the fix, on the first convolution.
 
-model = network("")
-model.set_weights(all_weights[""][-1])
+model = network("norm after")
+model.set_weights(all_weights["norm after"][-1])
 outputs = model(x_test, training=False).numpy()
 by_bnref = folding.fold_model(model)
 change = change_by_folding(outputs, by_bnref.model(x_test, training=False).numpy())

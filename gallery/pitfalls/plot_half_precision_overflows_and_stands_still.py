@@ -107,8 +107,8 @@ def normalized_in_single(x, epsilon=1e-3):
 # next number. From 2 to 4 this distance is 2⁻⁶ in bfloat16 and 2⁻⁹ in float16, so P stops at 4 −
 # 2⁻⁷/(1 − ρ) and 4 − 2⁻¹⁰/(1 − ρ). With ρ = 0.99 bfloat16 does not even leave 1 on its way to 1.3.
 #
-# Where the moments overflow, none of the questions is answered wrongly. The sum of N squares is
-# above 65,504, from a deviation of √(65,504/N) on, or with one value that is more than 256 from the
+# Where the moments overflow, the arithmetic is wrong and nothing else. The sum of N squares is
+# above 65,504 from a deviation of √(65,504/N) on, or with one value that is more than 256 from the
 # mean. The mean of 65,536 ones is NaN in float16: their sum and their number are both infinite.
 #
 # Met in `keras-team/keras#9582 <https://github.com/keras-team/keras/issues/9582>`_ (the loss is NaN

@@ -45,8 +45,7 @@ def normalized_by_variables(x, mean, variance):
     batch_mean, batch_variance = tf.nn.moments(x, [0])
     assigned = [mean.assign(batch_mean), variance.assign(batch_variance)]
     with tf.control_dependencies(assigned):
-        used = tf.identity(mean), tf.identity(variance)
-    return (x - used[0]) / tf.sqrt(used[1] + 1e-5)
+        return (x - tf.identity(mean)) / tf.sqrt(tf.identity(variance) + 1e-5)
 
 
 # %%
@@ -58,8 +57,7 @@ def normalized_by_moments(x, mean, variance):
     batch_mean, batch_variance = tf.nn.moments(x, [0])
     assigned = [mean.assign(batch_mean), variance.assign(batch_variance)]
     with tf.control_dependencies(assigned):
-        used = tf.identity(batch_mean), tf.identity(batch_variance)
-    return (x - used[0]) / tf.sqrt(used[1] + 1e-5)
+        return (x - tf.identity(batch_mean)) / tf.sqrt(tf.identity(batch_variance) + 1e-5)
 
 
 # %%

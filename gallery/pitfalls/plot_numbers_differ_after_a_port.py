@@ -2,12 +2,12 @@
 The port from PyTorch predicts otherwise: epsilon, momentum, Bessel's correction
 ================================================================================
 
-Three numbers mean something else there. An epsilon of 1e-3 under weights that were learnt with 1e-5
-changes a logit by up to :claim:`9.9 <logits>` here, though not the accuracy. A momentum of 0.1 that
-is copied as it stands changes nothing at first; in further training the test loss is
-:claim:`10 times <momentum>` as high after 20 steps. Bessel's correction, which PyTorch remembers
-and Keras 3 does not, is 14 % of the variance at 8 values per channel, and moves the loss by
-:claim:`0.01 <bessel>` at most.
+Three numbers of a batch norm mean something else in PyTorch. An epsilon of 1e-3 under weights that
+were learnt with 1e-5 changes a logit by up to :claim:`9.9 <logits>` here, though not the accuracy.
+A momentum of 0.1 that is copied as it stands changes nothing at first; in further training the test
+loss is :claim:`10 times <momentum>` as high after 20 steps. Bessel's correction, which PyTorch
+remembers and Keras 3 does not, is 14 % of the variance at 8 values per channel, and moves the loss
+by :claim:`0.01 <bessel>` at most.
 
 .. symptom:: numbers differ from PyTorch
    :doctor: epsilon_of_another_framework
@@ -95,9 +95,10 @@ def norm_as_meant_there(momentum=0.1, eps=1e-5):
 # Why
 # ---
 # It goes wrong at question 2 (remembered how), in another unit: PyTorch's momentum is the weight of
-# the new value, Keras's that of the old. Epsilon belongs to none of the three questions. Others had
-# it wrong: `momentum in transformers <https://github.com/huggingface/transformers/pull/19454>`__,
-# `both in tacotron_pytorch <https://github.com/r9y9/tacotron_pytorch/issues/19>`__.
+# the new value, Keras's that of the old. Epsilon belongs to none of the three questions. Others
+# made these mistakes: `momentum in transformers
+# <https://github.com/huggingface/transformers/pull/19454>`__, `both in tacotron_pytorch
+# <https://github.com/r9y9/tacotron_pytorch/issues/19>`__.
 #
 # Why does the wrong epsilon have the best curve in the figure? Many pixels are hardly ever lit:
 # their variance is far below 1e-3. Divided by √(σ² + 1e-5) a lit one is 100 and more, and its batch
@@ -105,7 +106,8 @@ def norm_as_meant_there(momentum=0.1, eps=1e-5):
 #
 # Experiment
 # ----------
-# What the layers remember of one batch, by their defaults; the variance as times the biased one.
+# What layers remember of one batch, by their defaults. The last number is the variance remembered,
+# over the variance without Bessel's correction.
 
 provenance, sweep = records.read(records.path_of("conventions.csv"))
 print(records.provenance_line(provenance))

@@ -103,7 +103,8 @@ of_one_call = np.ravel([once.moving_mean, once.moving_variance])
 print("mean and variance, two calls and one:", of_two_calls.round(2), of_one_call.round(2))
 
 # %%
-# The network: 64 images and 64 negatives a step, by a softmax over the similarities.
+# The network gets 64 images and 64 negatives in each step, and learns by a softmax over their
+# similarities.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
 ARMS = "two calls", "one call", "two calls, a norm each"
@@ -170,8 +171,8 @@ def batches(seed):
 
 
 # %%
-# The step of each arm is compiled once. For each seed the weights, and what Adam remembers, start
-# anew.
+# The step of each network is compiled once. For each seed the weights, and what Adam remembers,
+# start anew.
 
 
 def shares(arm):

@@ -5,7 +5,7 @@ One overflowing batch poisons the moving statistics for ever
 Training in ``mixed_float16`` skips a step whose gradients are not finite: the weights stay as they
 were. The moving statistics do not. After one batch of images that are too large,
 :claim:`60 <poisoned>` of 80 statistics are not finite, the test accuracy falls from
-:claim:`93 % <before>` to :claim:`10 % <after>`, and 40 more steps on good images leave it at
+:claim:`93 % <before>` to :claim:`10 % <after>`, and 39 more steps on good images leave it at
 :claim:`10 % <stays>`. Put back where they are not finite, they cost nothing: :claim:`93 % <right>`.
 
 .. symptom:: NaN or infinity

@@ -59,14 +59,14 @@ def as_they_come(images):
 
 def scaled(images):
     largest = images.max(axis=(1, 2, 3), keepdims=True)
-    return images / largest
+    return images / np.maximum(largest, 1e-6)  # a black image stays black
 
 
 # %%
 # Why
 # ---
 # It goes wrong at question 1 (whose statistics). Of N values that have the variance σ², let one be
-# moved by D. The variance becomes
+# moved by D from the mean. The variance becomes
 #
 # .. math:: \sigma^2 + \frac{D^2}{N} \left(1 - \frac1N\right) .
 #
@@ -77,8 +77,8 @@ def scaled(images):
 #
 # Experiment
 # ----------
-# A perceptron with batch norm, 300 steps with batches of 64 images; one in five has an image that
-# was not scaled. The test images are of one scale.
+# A perceptron with batch norm is trained for 300 steps with batches of 64 images. One batch in five
+# has an image that was not scaled. The test images are of one scale.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
 SEEDS = range(scale.at_scale(quick=3, full=10))
@@ -94,7 +94,7 @@ def accuracy():
 
 
 def trained(images, seed):
-    """Test accuracy every ten steps, and whether one of the last ten batches had a large image."""
+    """Test accuracy every ten steps."""
     restart(model, run.optimizer, network, seed=seed)
     batches = training.shuffled_batches(images, data.y_train, batch_size=64, seed=seed)
     found = []

@@ -3,8 +3,9 @@ One value a channel: nothing is learnt, and one last batch of one makes NaN
 ===========================================================================
 
 A batch of one example is its own mean, so the layer puts out β whatever comes in, and no gradient
-passes. A network that is trained so has a test accuracy of :claim:`10 % <size_1>`, which is chance;
-in batches of two it reaches :claim:`40 % <size_2>`, in batches of eight :claim:`85 % <size_8>`.
+passes. After 200 steps with one example each a network has a test accuracy of
+:claim:`10 % <size_1>`, which is chance. With batches of two it reaches :claim:`40 % <size_2>`, and
+with batches of eight, which show it more images, :claim:`85 % <size_8>`.
 Where the variance is remembered with the factor n/(n − 1), a single batch of one is 0 · ∞ and
 leaves NaN in the population for ever.
 
@@ -27,7 +28,7 @@ leaves NaN in the population for ever.
 # %%
 # Check
 # -----
-# Give the checks your data in the batches that ``fit`` takes. Of a model that is trained already,
+# Give the checks your data in the batches that ``fit`` takes. In a model that is trained already,
 # look for NaN in ``layer.moving_variance``.
 
 import warnings
@@ -143,7 +144,8 @@ with tf.device("CPU:0"):
 print("with the last batch of one:", of_all, "without:", of_whole)
 
 # %%
-# Perceptrons, trained for 200 steps and tested with exact population statistics; traced once.
+# Perceptrons are trained for 200 steps at one rate, and tested with exact population statistics. In
+# 200 steps larger batches also show more images: only the batch of one learns nothing at all.
 
 data = datasets.load("mnist").take(train=2000, test=1000)
 sizes = 1, 2, 8, 32
@@ -175,7 +177,7 @@ pair = bnref.BatchNorm(epsilon=1e-7)(random.standard_normal((2, 64)), training=T
 alone = keras.layers.BatchNormalization()(random.standard_normal((1, 64)), training=True)
 
 # %%
-# A channel that never varies, 4,096 values. Its mean is rounded, so x − μ is not 0, and 1/√ε is
+# A channel never varies over its 4,096 values. Its mean is rounded, so x − μ is not 0, and 1/√ε is
 # large: there is hardly any noise at 1, and at 10,000 and above it can be as large as the signal.
 
 constants = np.float32(10) ** np.arange(7, dtype="float32")

@@ -63,11 +63,11 @@ def remembered_passes(layer, step):
 # %%
 # Fix
 # ---
-# Have the pass not remembered. :func:`bnref.population.unchanged` holds the layers of bnref, Keras
-# and tf_keras. In a ``tf.function`` the ``with`` stands inside. What is trained already is mended
-# by :func:`bnref.population.recompute`, on inputs of the kind to come. For a second pass over the
-# same batch a momentum of √ρ serves: two updates by it are one by ρ. What ``tf.recompute_grad`` and
-# ``keras.RematScope`` repeat, the layers of bnref remember once.
+# Keep the pass out of the memory. :func:`bnref.population.unchanged` holds the layers of bnref,
+# Keras and tf_keras. In a ``tf.function`` the ``with`` stands inside. What is trained already is
+# mended by :func:`bnref.population.recompute`, on inputs of the kind to come. For a second pass
+# over the same batch a momentum of √ρ serves: two updates by it are one by ρ. What
+# ``tf.recompute_grad`` and ``keras.RematScope`` repeat, the layers of bnref remember once.
 #
 # Wrong
 # ^^^^^
@@ -175,7 +175,7 @@ def accuracies(gradients, second):
 
 
 # %%
-# Each pair of arms has the same weights at the end.
+# In each pair both networks have the same weights at the end.
 
 runs = {}
 for name, gradients in (("pseudo-labels", pseudo_labels), ("SAM", sam)):

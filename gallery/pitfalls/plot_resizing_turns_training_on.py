@@ -4,8 +4,8 @@ In Keras 3.15 a resizing layer turns on training mode for the batch norm after i
 
 A model has a ``Resizing`` layer, and a ``call`` that does not name ``training``. Its batch norm is
 then in training mode even in ``predict``: accuracy is :claim:`88 % <one_batch>` in one batch of all
-test digits and :claim:`10 % <one_by_one>` one image at a time, and each prediction moves the
-population. ``CenterCrop``, ``RandomFlip`` and all other image layers but ``Rescaling`` do the same.
+test digits and :claim:`10 % <one_by_one>` one image at a time, and each prediction moves the moving
+statistics. ``CenterCrop``, ``RandomFlip`` and all other image layers but ``Rescaling`` do the same.
 In Sequential and functional models ``predict`` is right, but ``model(x)`` is wrong, and so is what
 ``model.export`` writes. With tf_keras all is right.
 

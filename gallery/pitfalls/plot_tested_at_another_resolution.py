@@ -82,10 +82,11 @@ def prepared_and_recomputed(model, images, size, x_train):
 # Why
 # ---
 # It goes wrong at question 1 (whose statistics): those of images in which strokes are 2 pixels wide
-# are used for images in which they are 3 wide. A filter that answers to an edge answers at fewer
-# places, so the mean of its channel falls, and that of a filter for flat parts rises. Touvron et
-# al. 2019, `arXiv 1906.06423 <https://arxiv.org/abs/1906.06423>`_, section 3.2, describe it for
-# crops in training and larger images in the test, and mend the classifier and the last norm.
+# are used for images in which they are 3 wide. A filter that answers to an edge answers at a
+# smaller share of the places, so the mean of its channel falls, and that of a filter for flat parts
+# rises. Touvron et al. 2019, `arXiv 1906.06423 <https://arxiv.org/abs/1906.06423>`_, section 3.2,
+# describe it for crops in training and larger images in the test, and mend the classifier and the
+# last norm.
 #
 # What recomputing does not mend is that the filters themselves are of the wrong size.
 #

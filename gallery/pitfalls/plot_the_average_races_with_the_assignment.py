@@ -4,10 +4,11 @@ The average races with the assignment: it takes this step's moments or the last 
 
 Some TensorFlow 1 code first assigns the batch's moments to a variable and then updates a moving
 average of that variable, as method 1 of :doc:`two towers </gallery/questions/plot_two_towers>`
-does. Nothing says which of the two happens first. Where the tower's device has memory of its own,
-the average took the previous step's moments in :claim:`100 % <late_steps>` of the steps. The cost
-is a step of lag and no more: behind a mean that rises by 10 in each step, the average stays
-:claim:`20 <lag_wrong>` behind in place of :claim:`10 <lag_right>`, at a decay of 0.5.
+does. Nothing says which of the two happens first. Where the device that computes (the tower)
+has memory of its own, the average took the previous step's moments in :claim:`100 % <late_steps>`
+of the steps. The cost is a step of lag and no more: behind a mean that rises by 10 in each step,
+the average stays :claim:`20 <lag_wrong>` behind in place of :claim:`10 <lag_right>`, at a decay of
+0.5.
 
 .. symptom:: validation jumps
    :cause: TensorFlow 1: the average reads a variable that is being assigned

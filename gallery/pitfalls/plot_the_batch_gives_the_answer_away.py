@@ -170,8 +170,9 @@ fig.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
-# The doctor is asked of a classifier of large and small examples: where each batch has a scale of
-# its own, so that only its deviation tells which are the large ones; or where each example has one.
+# The doctor examines a classifier that tells large examples from small ones. In the wrong data each
+# batch has a scale of its own, so that only the batch's deviation tells which examples are large.
+# In the right data each example has a scale of its own.
 
 
 def classified(scale_of):

@@ -90,8 +90,8 @@ def right_layer(**options):
 # %%
 # Why
 # ---
-# None of the three questions is answered wrongly: question 1 (whose statistics) is answered rightly
-# and miscalculated. A float32 has 24 bits. E[x²] is about μ² and rounded to 2⁻²⁴μ², so that the
+# The right statistics are meant (question 1, *whose statistics*), and they are miscalculated. A
+# float32 has 24 significant bits. E[x²] is about μ² and rounded to 2⁻²⁴μ², so that the
 # difference σ² carries this error, 2⁻²⁴(μ/σ)² of itself. From μ = 4,096σ on it is over 100 %.
 #
 # Met in XLA: `tensorflow/tensorflow#118701

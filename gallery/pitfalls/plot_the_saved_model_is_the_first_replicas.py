@@ -42,7 +42,8 @@ from bnref_gallery.claims import claim
 # Fix
 # ---
 # Synchronize the norms, and shuffle the data over the replicas. A memory that is pooled over the
-# replicas (:class:`bnref.layers.PooledBatchNorm`) is saved as it was tested, and no more than that.
+# replicas (:class:`bnref.layers.PooledBatchNorm`) is saved as it was tested, but its accuracy is
+# low here.
 #
 # Wrong
 # ^^^^^
@@ -107,7 +108,7 @@ def camera_batches(seed, order):
 
 
 # %%
-# One model an arm, whose weights are set anew for each seed.
+# One model for each norm, whose weights are set anew for each seed.
 
 
 def on_the_replicas(library, norm):

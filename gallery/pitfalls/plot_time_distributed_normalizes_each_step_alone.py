@@ -4,9 +4,10 @@
 
 Keras calls the layer once a step, so that in training each step has mean 0 by itself, and the
 moving average gets 28 updates for 28 steps: with momentum 0.9 the last step makes up
-:claim:`10 % <last>` of it and the first :claim:`0.6 % <first>`. At inference one population serves
-all steps. A network that reads digits row by row has a test accuracy of :claim:`23 % <wrong>` so,
-and :claim:`65 % <right>` with ``BatchNormalization()`` on the whole sequence.
+:claim:`10 % <last>` of it and the first :claim:`0.6 % <first>`. At inference the same moving
+statistics serve all steps. A network that gets digits row by row has a test accuracy of
+:claim:`23 % <wrong>` this way, and :claim:`65 % <right>` with ``BatchNormalization()`` on the whole
+sequence.
 
 .. symptom:: validation far worse than training
    :cause: ``TimeDistributed`` around batch norm: one population for steps that differ
@@ -83,8 +84,8 @@ def norm_right():
 #
 # Experiment
 # ----------
-# A digit is a sequence of 28 rows of 28 pixels. Two dense layers, the same for each row, with a
-# norm each, then the mean over the rows; 150 steps of Adam.
+# A digit is a sequence of 28 rows of 28 pixels. Two dense layers, each with a norm, are the
+# same for each row, and the mean over the rows follows. Training takes 150 steps of Adam.
 
 data = datasets.load("mnist").take(train=3000, test=1000)
 x_train, x_test = data.x_train[..., 0], data.x_test[..., 0]

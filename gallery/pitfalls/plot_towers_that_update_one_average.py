@@ -2,11 +2,11 @@
 Towers that update one average lose updates, or drive it out of all bounds
 ==========================================================================
 
-Several towers of TensorFlow 1 often update one moving average. If all read it before any of them
-writes, its old value is multiplied by 1 − R(1 − ρ), for R towers and decay ρ. With 8 towers and
-decay 0.5 that is :claim:`-3 <factor_8>`: the average of inputs of mean 10 leaves all bounds. With
-``assign_moving_average`` of TensorFlow 2.21 and two towers it happens in
-:claim:`98 % <one_reading>` of the steps. Method 2 of :doc:`two towers
+In TensorFlow 1 several towers, copies of one network on several devices, often update one moving
+average. If all read it before any of them writes, its old value is multiplied by 1 − R(1 − ρ), for
+R towers and decay ρ. With 8 towers and decay 0.5 that is :claim:`-3 <factor_8>`: the average of
+inputs of mean 10 leaves all bounds. With ``assign_moving_average`` of TensorFlow 2.21 and two
+towers it happens in :claim:`98 % <one_reading>` of the steps. Method 2 of :doc:`two towers
 </gallery/questions/plot_two_towers>` loses one of two updates in :claim:`92 % <one_lost>`.
 
 .. symptom:: worse on two GPUs
@@ -25,9 +25,9 @@ decay 0.5 that is :claim:`-3 <factor_8>`: the average of inputs of mean 10 leave
 # %%
 # Check
 # -----
-# Feed the towers batches of known means and look at the average after one step. If it has already
-# become impossible, a population with a negative variance is found in any Keras model that it was
-# brought to, by ``doctor.examine(model, data, only=["impossible_population"])``.
+# Feed the towers batches of known means and look at the average after one step. A variance
+# that is already negative is found once it is in a Keras model, by
+# ``doctor.examine(model, data, only=["impossible_population"])``.
 
 from functools import partial
 

@@ -3,9 +3,9 @@ What int8 costs is not batch norm's fault: the converter takes the norm up
 ==========================================================================
 
 A small convolutional network is converted by TensorFlow Lite, with batch norm and without. Between
-a convolution and its activation the norm leaves no operation of its own: 3 norms, and as many
-operations as without them. In int8 the network with batch norm answers like the trained one for
-:claim:`99.6 % <with_norm>` of the digits, the network without any norm for
+a convolution and its activation the norm leaves no operation of its own: a network with 3 norms
+has as many operations as one without. In int8 the network with batch norm gives the same class as
+the trained one for :claim:`99.6 % <with_norm>` of the digits, and the network without any norm for
 :claim:`99.4 % <without_norm>`. What is lost there is lost by quantization.
 
 .. symptom:: the exported model predicts otherwise
@@ -18,7 +18,7 @@ operations as without them. In int8 the network with batch norm answers like the
 # %%
 # Check
 # -----
-# The names of the operations of a converted model, and its answers. Where ``MUL``, ``ADD``,
+# Look at the operations of the converted model, and at its answers. Where ``MUL``, ``ADD``,
 # ``SHAPE`` or ``RESHAPE`` stand behind a convolution, a norm was not taken up. Compare the answers
 # in float first: if they agree there, and not in int8, then quantization is what to look at.
 
@@ -41,7 +41,7 @@ from bnref_gallery.claims import claim
 from bnref_gallery.restarts import restart
 
 # %%
-# Both, of a ``tf.lite.Interpreter``.
+# Both functions take a ``tf.lite.Interpreter``.
 
 
 def operations(interpreter):
