@@ -94,7 +94,8 @@ def averaged_and_recomputed(model, optimizer, batches):
 # <https://github.com/fadel/pytorch_ema/issues/13>`_ it is the advice too.
 #
 # Statistics that are averaged from the first step on drag their start along, mean 0 and variance 1,
-# twice: in the moving average and in its average. In long training this is forgotten, and
+# twice: in the moving average and in its average. That is most of what they lose here. In long
+# training the start is forgotten, and
 # `huggingface/pytorch-image-models#106
 # <https://github.com/huggingface/pytorch-image-models/issues/106>`_ argues that it suffices then.
 #

@@ -100,7 +100,7 @@ x_test, y_test = tf.constant(data.x_test), data.y_test
 
 
 def drawn(model, draw):
-    """Predicted probabilities, mean over the draws, each image alone: a row an image."""
+    """Predicted probabilities, mean over the draws, each image alone: a row for each."""
     compiled = tf.function(lambda x: tf.nn.softmax(draw(model, x)))
     rows = []
     for i in range(len(y_test)):

@@ -20,7 +20,7 @@ reason, and with it the promise would be broken in silence.
 # Check
 # -----
 # Does an example's loss depend on the others of its batch? Then there is no gradient of it alone.
-# ``changed`` is 0 but for rounding where it does not.
+# ``changed_by_company`` is 0 but for rounding where it does not.
 
 from functools import partial
 
@@ -75,16 +75,18 @@ def private_norm():
 # .. math:: S = \sum_i \nabla \ell_i \cdot \min\!\Big(1, \frac{C}{\|\nabla \ell_i\|}\Big), \qquad
 #           \|S - S'\| \le 2 C
 #
-# if S and S' differ in one example (Abadi et al. 2016, `arXiv 1607.00133
-# <https://arxiv.org/abs/1607.00133>`_, section 3). With batch norm every term is another one in S',
-# so that the bound is 2NC, for N examples, and the noise would have to be N times as large.
+# if one example is swapped for another; where it is left out, as Abadi et al. 2016 compare (`arXiv
+# 1607.00133 <https://arxiv.org/abs/1607.00133>`_), the bound is C. With batch norm every term is
+# another one in S', so that the bound is 2NC, for N examples, and the noise would have to be N times
+# as large.
 # Influence functions and gradients by example, as for weighing examples, have the same trouble.
 #
 # Met in `meta-pytorch/opacus#319 <https://github.com/meta-pytorch/opacus/issues/319>`_.
 #
 # Experiment
 # ----------
-# A perceptron at its start, five seeds; of 32 digits each in turn is swapped for a white image.
+# A perceptron is taken as it starts, with five seeds. Eight of 32 digits are swapped for a white
+# image, one at a time; the largest move counts.
 
 data = datasets.load("mnist").take(train=64, test=1)
 x, y = data.x_train[:32, ::2, ::2], data.y_train[:32]

@@ -85,7 +85,7 @@ def optimizer_that_spares_norms(model, decay):
 #
 # Why
 # ---
-# None of the three questions is answered wrongly. For weights before batch norm the gradient at c·w
+# Nothing is wrong with the statistics. For weights before batch norm the gradient at c·w
 # is the gradient at w, divided by c. Put :math:`w_t = (1 - \eta\lambda)^t \tilde w_t` into
 # :math:`w_{t+1} = (1 - \eta\lambda) w_t - \eta g(w_t)`, and the decay is gone (Li & Arora 2020,
 # arXiv 1910.07454):
@@ -143,7 +143,7 @@ def optimizer_of(model, where, decay):
 
 
 # %%
-# Each arm is traced once; each seed begins with fresh weights.
+# The step of each network is traced once; each seed begins with fresh weights.
 
 
 def traced_step(model, optimizer, grows):
