@@ -45,7 +45,6 @@ def since_keras(major, minor, what):
 
 RENORM = since_keras(3, 14, "its BatchNormalization has no renorm")
 AVERAGED = since_keras(3, 14, "an activity regularizer is added up over the examples")
-TOLD = since_keras(3, 10, "a call that does not name training is not told of it")
 
 
 def batch_of(shape, seed=0, dtype="float32"):

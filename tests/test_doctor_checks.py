@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import TOLD, result_in_new_process, strategy_of
+from helpers import result_in_new_process, strategy_of
 
 import bnref
 from bnref import devices, doctor
@@ -314,7 +314,6 @@ def of_unnamed(model, x, compiled=True):
     return [each.cause for each in report.findings], list(report.undecided), moved
 
 
-@TOLD
 def test_fit_says_nothing_to_a_model_whose_call_does_not_name_training():
     """What is found is what ``fit`` does; ``model(x, training=True)`` would reach the norm."""
     x = np.random.default_rng(0).normal(3, 2, size=(64, 4)).astype("float32")

@@ -6,7 +6,7 @@ import pytest
 import reference
 import tensorflow as tf
 import tf_keras
-from helpers import RENORM, TOLD, assert_same_values, batch_of, values
+from helpers import RENORM, assert_same_values, batch_of, values
 
 import bnref
 from bnref.population import recompute
@@ -118,7 +118,7 @@ def in_a_layer(library):
 
 MAKES = pytest.mark.parametrize(
     "make",
-    [functional, sequential, nested, pytest.param(subclassed, marks=TOLD), in_a_layer],
+    [functional, sequential, nested, subclassed, in_a_layer],
 )
 
 
@@ -161,7 +161,6 @@ class OfTwo(keras.Model):
         return self.norm(a + b)
 
 
-@TOLD
 @pytest.mark.parametrize("kind", [NeverCalled, OfTwo])
 def test_a_model_that_never_saw_a_batch_is_built_by_the_first(kind):
     model = kind()

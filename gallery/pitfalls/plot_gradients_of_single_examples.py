@@ -77,9 +77,9 @@ def private_norm():
 #
 # if one example is swapped for another; where it is left out, as Abadi et al. 2016 compare (`arXiv
 # 1607.00133 <https://arxiv.org/abs/1607.00133>`_), the bound is C. With batch norm every term is
-# another one in S', so that the bound is 2NC, for N examples, and the noise would have to be N times
-# as large.
-# Influence functions and gradients by example, as for weighing examples, have the same trouble.
+# another one in S', so that the bound is 2NC, for N examples, and the noise would have to be N
+# times as large. Influence functions and gradients by example, as for weighing examples, have the
+# same trouble.
 #
 # Met in `meta-pytorch/opacus#319 <https://github.com/meta-pytorch/opacus/issues/319>`_.
 #
