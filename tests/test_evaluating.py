@@ -162,7 +162,8 @@ def by_numpy(logits, weights):
     above = score[:, None] > thresholds
     positive = (weights * (true == 1)) @ above / max(weights[true == 1].sum(), 1e-7)
     negative = (weights * (true != 1)) @ above / max(weights[true != 1].sum(), 1e-7)
-    return {**found, "area": np.trapezoid(positive[::-1], negative[::-1])}
+    area = np.trapezoid if hasattr(np, "trapezoid") else np.trapz  # NumPy 2 has another name for it
+    return {**found, "area": area(positive[::-1], negative[::-1])}
 
 
 @ON
