@@ -45,8 +45,8 @@ print(textwrap.fill(records.provenance_line(provenance), 95))
 # (:doc:`/learn/backward_pass`), so nothing of full size but x, which is there anyway. With
 # automatic differentiation of the formula, x − μ or x̂ are kept as well. A process is measured by
 # the growth of its largest resident size; where operations do not wait for each other, their order
-# decides how many temporary arrays there are at once, hence three processes. In another record, on a
-# machine that did nothing else, eight ghost batches took 3.1 to 3.2.
+# decides how many temporary arrays there are at once, hence three processes. In an earlier record,
+# on another machine, eight ghost batches took 3.1 to 3.2.
 #
 # In your own model
 # -----------------
