@@ -23,9 +23,10 @@ and not σ² (:doc:`what that does </gallery/variants/plot_averaging_one_over_si
 # %%
 # Check
 # -----
-# The check finds a momentum below 0.5, so Lasagne's default of 0.1 copied. A copied 0.9 it does not
-# find, as that is a usual momentum in Keras. To check a port, feed both networks one batch at
-# inference: a wrong ε shows where variances are small. A wrong momentum shows only in training.
+# The check finds a momentum below 0.5, so it finds Lasagne's default of 0.1 if that was copied. It
+# does not find a copied 0.9, which is a usual momentum in Keras. To check a port, feed both
+# networks one batch at inference: a wrong ε shows where variances are small. A wrong momentum shows
+# only in training.
 
 import warnings
 
@@ -51,8 +52,7 @@ from bnref_gallery.claims import claim
 
 
 def copied(x, training, alpha=0.9):
-    options = {"momentum": alpha}
-    return batch_normalization(x, training=training, **options)
+    return batch_normalization(x, training=training, momentum=alpha)
 
 
 # %%
@@ -61,8 +61,7 @@ def copied(x, training, alpha=0.9):
 
 
 def converted(x, training, alpha=0.9):
-    options = {"momentum": 1 - alpha, "epsilon": 1e-4}
-    return batch_normalization(x, training=training, **options)
+    return batch_normalization(x, training=training, momentum=1 - alpha, epsilon=1e-4)
 
 
 # %%
@@ -81,14 +80,15 @@ def by_every_batch(x, training, alpha=0.9):
 
 
 def by_averages(x, training, alpha=0.9):
-    used = []
-    for start, batch in enumerate(tf.nn.moments(x, [0])):
-        starts = [float(start)] * x.shape[1]
-        average = v1.get_variable(f"average_{start}", initializer=starts, trainable=False)
-        step = v1.assign_sub(average, alpha * (average - batch))
-        v1.add_to_collection("update_ops", step)
-        used += [batch if training else average]
-    return tf.nn.batch_normalization(x, *used, None, None, 1e-4)
+    mean, variance = tf.nn.moments(x, [0])
+    zeros, ones = [0.0] * x.shape[1], [1.0] * x.shape[1]
+    moving_mean = v1.get_variable("mean", initializer=zeros, trainable=False)
+    moving_variance = v1.get_variable("variance", initializer=ones, trainable=False)
+    for moving, batch in ((moving_mean, mean), (moving_variance, variance)):
+        v1.add_to_collection("update_ops", v1.assign_sub(moving, alpha * (moving - batch)))
+    if not training:
+        mean, variance = moving_mean, moving_variance
+    return tf.nn.batch_normalization(x, mean, variance, None, None, 1e-4)
 
 
 # %%
@@ -118,8 +118,8 @@ def by_averages(x, training, alpha=0.9):
 #
 # Experiment
 # ----------
-# Batches whose mean changes from 0 to 5 half way, and whose standard deviation is 2; the real
-# ``tf.layers.batch_normalization``, as TensorFlow 2.21 still has it, and Lasagne's rule.
+# The mean of the batches changes from 0 to 5 half way, and their standard deviation is 2. The real
+# ``tf.layers.batch_normalization``, as TensorFlow 2.21 still has it, is beside Lasagne's rule.
 
 v1 = tf.compat.v1
 warnings.filterwarnings("ignore", "`tf.layers.batch_normalization` is deprecated")

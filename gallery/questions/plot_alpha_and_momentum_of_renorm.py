@@ -4,11 +4,11 @@ What are renorm and renorm_momentum?
 
 ``renorm=True`` turns batch norm into another algorithm, batch renormalization. In training it
 corrects the output of a batch towards what averages of earlier batches would have given, and
-``renorm_momentum`` is the momentum of these averages. After a jump of all inputs by 3 the mean of
-the outputs is :claim:`1.1 <fast_jump>` with a ``renorm_momentum`` of 0.5, and ten batches later
-:claim:`-0.1 <fast_later>`; with 0.99 it is still :claim:`2.1 <slow_later>` then. Batch norm hides
-the jump. Without ``renorm=True``, ``renorm_momentum`` does nothing: outputs and
-averages are equal to the last bit. To port a network, leave both alone, and set ``momentum``.
+``renorm_momentum`` is the momentum of these averages. In the first two batches after all inputs
+jump by 3, the mean of the outputs is :claim:`1.1 <fast_jump>` with a ``renorm_momentum`` of 0.5;
+ten batches later it is :claim:`-0.1 <fast_later>`. With 0.99 it is still :claim:`2.1 <slow_later>`
+then. Batch norm hides the jump. Without ``renorm=True``, ``renorm_momentum`` does nothing: outputs
+and averages are equal to the last bit. To port a network, leave both alone, and set ``momentum``.
 
 .. symptom:: numbers differ from PyTorch
    :cause: renorm=True, which PyTorch's layers do not have
@@ -104,7 +104,7 @@ def norm_layer():
 # %%
 # Why
 # ---
-# No question is answered wrongly here: renorm answers question 3 (used when) in another way. With
+# Nothing goes wrong here: renorm gives another answer to question 3 (used when). With
 # the mean and deviation of the batch, μ and σ, and their averages, μ_P and σ_P, it gives
 #
 # .. math:: y = \gamma\,(\hat x\, r + d) + \beta, \quad \hat x = \frac{x - \mu}{\sigma},
@@ -121,8 +121,8 @@ def norm_layer():
 #
 # Experiment
 # ----------
-# The real ``tf.layers.batch_normalization`` in training mode, on batches of 8 whose mean jumps from
-# 0 to 3 after 15 of them.
+# The real ``tf.layers.batch_normalization`` gets batches of 8 in training mode; their mean jumps
+# from 0 to 3 after 15 of them.
 
 v1 = tf.compat.v1
 warnings.filterwarnings("ignore", "`tf.layers.batch_normalization` is deprecated")

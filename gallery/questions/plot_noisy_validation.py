@@ -6,10 +6,10 @@ Most likely because neighbouring batches are alike, and not because of the momen
 speech that is trained utterance by utterance has a validation loss of :claim:`0.64 <level>`, which
 jumps by :claim:`0.115 <jump>` from test to test (the post: 0.13). Trained on the same frames, but
 shuffled, it has a loss of :claim:`0.51 <shuffled_level>`, which jumps by
-:claim:`0.014 <shuffled_jump>`. A momentum of 0.9, the first answer's cure, jumps by
-:claim:`0.106 <faster_jump>`, and one of 0.999 by :claim:`0.143 <slower_jump>`. Statistics that are
-recomputed before each test jump by :claim:`0.035 <recomputed_jump>`, as does ``training=False``
-throughout (the post: 0.03).
+:claim:`0.014 <shuffled_jump>`. With a momentum of 0.9, the first answer's cure, it jumps by
+:claim:`0.106 <faster_jump>`, and with one of 0.999 by :claim:`0.143 <slower_jump>`. With statistics
+that are recomputed before each test it jumps by :claim:`0.035 <recomputed_jump>`, as it does with
+``training=False`` throughout (the post: 0.03).
 
 .. symptom:: validation jumps
    :doctor: batches_not_shuffled
@@ -75,14 +75,16 @@ def shuffled_frames(files, frames_of):
 # ---
 # It goes wrong at question 1 (whose statistics): the average holds those of the last utterances.
 # `The post <https://stackoverflow.com/questions/50047653>`_ predicts 257 values from 7 × 257, as if
-# clean speech from noisy. An error in its code? Only, as we guess, the order of its batches. Is
-# ``training=True`` necessary? Yes (:doc:`more <plot_noisy_validation_and_the_answers_rules>`).
+# clean speech from noisy. An error in its code? We guess that it is only the order of its
+# batches. Is ``training=True`` necessary? It is, if batch norm is to normalize (:doc:`more
+# <plot_noisy_validation_and_the_answers_rules>`).
 #
 # Five hypotheses, and what the record says of each:
 #
 # - *The average lags behind the weights*: hardly. Shuffled, statistics recomputed before each test
 #   lower the level by :claim:`0.006 <lag>`. Only 0.999 lags, to :claim:`0.70 <slower_level>`.
-# - *Its momentum makes it noisy*: no, 0.999 jumps as much. In batches of 32 0.9 does jump more.
+# - *Its momentum makes it noisy*: no, 0.999 jumps as much. In batches of 32, a momentum of
+#   0.9 jumps more.
 # - *Training and test data differ*: no. By their own statistics the test frames are no better.
 # - *The weights alone jump*: in part. With recomputed statistics the loss jumps by 0.035 here, in
 #   batches of 32 by :claim:`0.033 <weights_32>`, of 14 by :claim:`0.046 <weights_14>`; without any
@@ -90,13 +92,15 @@ def shuffled_frames(files, frames_of):
 # - *The order*: yes. In batches of 32: :claim:`0.97 <jump_32>`; shuffled :claim:`0.016 <calm_32>`.
 #
 # Not explained: the post's gap in level, 0.78 to 0.37, is wider; batch norm brings nothing here, as
-# shuffled ``training=False`` ends at :claim:`0.49 <no_norm_level>`; why no norm jumps by more.
+# shuffled ``training=False`` ends at :claim:`0.49 <no_norm_level>`; why a network without any norm
+# jumps by more.
 #
 # Experiment
 # ----------
 # Recorded: the post's layers at a quarter of their width, Adam 0.0001, 3,000 steps, three seeds,
 # 373 utterances, each with noise at a ratio of its own. The level is the median of the tests in the
-# second half, a jump the mean difference of one test from the next. Batches of 128, if not said.
+# second half, a jump the mean difference of one test from the next. Batches have 128 frames, if
+# nothing else is said.
 
 provenance, sweep = records.read(records.path_of("noisy_validation.csv"))
 print(records.provenance_line(provenance))

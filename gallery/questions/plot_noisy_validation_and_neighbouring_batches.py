@@ -2,7 +2,7 @@
 How much does the moving average fluctuate if neighbouring batches are alike?
 =============================================================================
 
-Much more than the size of the batches tells. On speech that is read utterance by utterance, a batch
+Much more than the size of the batches tells. On speech that comes utterance by utterance, a batch
 of 128 frames is worth only :claim:`1.8 <worth>` independent ones, and the moving average fluctuates
 :claim:`7 to 12 times <times>` as much as that of shuffled frames. Its standard deviation is
 √[(1 − ρ)/(1 + ρ) · (1 + ρφ)/(1 − ρφ)] times that of one batch's mean, where ρ is the momentum, and
@@ -74,13 +74,13 @@ def order_by_frame(files, random):
 # roughly. The measured fluctuation is :claim:`0.8 to 1.4 times <closed>` what the formula says.
 #
 # A higher momentum helps the average: with 0.99 it fluctuates :claim:`0.4 times <momentum>` as much
-# as with 0.9. In a network the weights move too, and there it is no cure: the network of the
-# post jumps as much with 0.99 as with 0.9, in batches of 128.
+# as with 0.9. In a network the weights move too, and there it is no cure: a network like that
+# of the post, a quarter as wide, jumps about as much with 0.99 as with 0.9, in batches of 128.
 #
 # Experiment
 # ----------
-# No network: the moving mean of a batch norm that reads the noisy frames themselves, 257 channels
-# of variance 1, in both orders. What it does is then the doing of the statistics alone.
+# There is no network here: a batch norm normalizes the noisy frames themselves, 257 channels of
+# variance 1, in both orders. So only the statistics act.
 
 train, _ = datasets.load("speech").denoising()
 files = np.split(np.arange(train.starts[-1]), train.starts[1:-1])
@@ -88,7 +88,7 @@ SIZES, MOMENTA, STEPS = (4, 14, 32, 128), (0.9, 0.99), 3000
 
 
 def means_of_batches(order_of, size, seed):
-    """Of four epochs or more and 3,000 steps or more, shape (steps, 257)."""
+    """Of the files four times or more, and 3,000 steps or more, shape (steps, 257)."""
     random = np.random.default_rng(seed)
     epochs = max(4, -(-STEPS * size // train.starts[-1]))
     order = order_of(files * epochs, random)
