@@ -4,8 +4,9 @@ Why does a control dependency not hold back the read of a variable?
 
 Because it holds back the operation that asks for the value, not the copy that brings it. In a step
 of method 1 of the post "two towers", traced by TensorFlow, the value of ``batch_mean`` leaves its
-device :claim:`300 µs <sent_early>` before the mean of the batch is assigned to it. The tower's ``tf.identity``, which waited for the assignment,
-hands on the old copy: a mean of :claim:`10.0 <stale>` where the batch has 20.
+device :claim:`300 µs <sent_early>` before the mean of the batch is assigned to it. The tower's
+``tf.identity``, which waited for the assignment, hands on the old copy: a mean of
+:claim:`10.0 <stale>` where the batch has 20.
 
 .. symptom:: worse on two GPUs
    :cause: a variable of another device is read a step late, in spite of a control dependency
