@@ -78,7 +78,7 @@ def train_from_the_last(folder, *given, **how):
 # %%
 # Why
 # ---
-# None of the three questions is answered wrongly. A synchronized layer and the sum of the gradients
+# Nothing is wrong with the statistics. A synchronized layer and the sum of the gradients
 # wait for all workers in each step, so no worker can end a step without the one that died.
 #
 # Experiment

@@ -99,7 +99,7 @@ def own_right(records, number, index):
 # %%
 # Why
 # ---
-# None of the three questions is answered wrongly by the start. All W workers shuffle the records
+# How it is started changes nothing of the statistics. All W workers shuffle the records
 # alike, and worker w keeps every Wth of them, from number w on. Step k then takes
 #
 # .. math:: \bigcup_{w=0}^{W-1} \{ kB + w + jW : 0 \le j < B/W \} = \{ kB, \dots, kB + B - 1 \},

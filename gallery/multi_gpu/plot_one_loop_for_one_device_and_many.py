@@ -79,7 +79,7 @@ def share_right(losses, global_batch):
 # %%
 # Why
 # ---
-# None of the three questions is answered wrongly by the loss. With R replicas of n images each,
+# It is the loss that is wrong, and not the statistics. With R replicas of n images each,
 # the sum of their means is R times the mean over all Rn images, and so are its gradients:
 #
 # .. math:: \sum_{i=1}^{R} \frac1n \sum_{j \in i} \ell_j = R \cdot \frac{1}{Rn} \sum_j \ell_j .

@@ -75,7 +75,7 @@ def residual_block(x, branch):
 # %%
 # Why
 # ---
-# None of the three questions is answered wrongly; it is what the division by σ does. Let a layer be
+# No statistic is wrong here; it is what the division by σ does. Let a layer be
 # ``dense(relu(norm(x)))``. The values behind the norm have variance 1. A ReLU leaves variance
 # (π − 1)/2π of a normal distribution, and lets half of the squared gradient pass. The next norm
 # divides by the deviation of what arrives. Whatever the size of the weights, the square of the

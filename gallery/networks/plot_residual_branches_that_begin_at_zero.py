@@ -95,7 +95,7 @@ def block_from_zero(x):
 # %%
 # Why
 # ---
-# None of the three questions is answered wrongly; the page asks what is left to do for batch norm.
+# Nothing goes wrong here; the page asks what is left to do for batch norm.
 # A branch with weights as He et al. draw them gives the variance that it was given. Without norms
 # the sum of shortcut and branch therefore has twice the variance, and L blocks multiply it by
 #

@@ -70,7 +70,7 @@ def optimizer_for_batch_norm(steps):
 # %%
 # Why
 # ---
-# None of the three questions is answered wrongly. Let w be the weights of one unit before a norm,
+# Nothing goes wrong here. Let w be the weights of one unit before a norm,
 # and a > 0. What comes out does not depend on the length of w, and its gradient shrinks with it:
 #
 # .. math:: \mathrm{BN}(aw \cdot x) = \mathrm{BN}(w \cdot x), \qquad

@@ -62,7 +62,7 @@ def compared_at_the_best_rates(accuracy_with, accuracy_without, rates):
 # %%
 # Why
 # ---
-# None of the three questions is answered wrongly. In training the output of a norm does not change
+# Nothing goes wrong here. In training the output of a norm does not change
 # when the weights before it are multiplied by c > 0, and its gradient with respect to them is
 # divided by c (Ioffe & Szegedy 2015, section 3.3). A step that is much too large makes these
 # weights long, and long weights turn little in the next step: the rate corrects itself. Without a
