@@ -4,7 +4,7 @@ From one GPU to a cluster: one file, four ways to start it
 
 The file of this page trains on one device or several, as processes of one machine, as a job of
 Slurm, and where Kubeflow sets ``TF_CONFIG``. It reads images from files, each worker its part, and
-the losses are equal to a 10,000th everywhere, the test accuracy is :claim:`90 % <accuracy>`. Its
+the losses are equal to a 10,000th everywhere, the test accuracy is :claim:`89 % <accuracy>`. Its
 code has no rank, no port and no GPU: with a rank both workers are the first one, and wait for the
 second. And if they do not share out the data, they see :claim:`50 % <not_shared>` of it in a pass.
 
@@ -143,7 +143,8 @@ def learn(strategy, records, folder):
     keras.utils.set_random_seed(1)  # the same first weights everywhere
     norm = partial(bnref.SyncBatchNorm, momentum=0.9)
     with strategy.scope():
-        model = models.perceptron(norm, inputs=(28, 28, 1), units=(100, 100))
+        # Smooth: at the corner of a ReLU rounding may tell the curves apart.
+        model = models.perceptron(norm, inputs=(28, 28, 1), units=(100, 100), activation="tanh")
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
 
     test_data = tf.data.TFRecordDataset(f"{records}/test.tfrecord").map(decoded).batch(500)
@@ -198,8 +199,8 @@ print(said_by(script, "0", f"{folder.name}/TF_CONFIG", environments=CONFIGS))
 # %%
 # ``tests/test_copied_files.py`` starts it in the other ways. On two nodes of Slurm it prints::
 #
-#     worker 0 of 2: step 64 loss 0.17483 test_loss 0.26798 accuracy 0.927
-#     worker 1 of 2: step 64 loss 0.17483 test_loss 0.26798 accuracy 0.927
+#     worker 0 of 2: step 64 loss 0.2641 test_loss 0.37463 accuracy 0.897
+#     worker 1 of 2: step 64 loss 0.2641 test_loss 0.37463 accuracy 0.897
 #
 # All workers must see the folders. The same command goes on from the last checkpoint: ``scancel``
 # and a preemption leave one; for the rest :doc:`/gallery/multi_gpu/plot_a_worker_that_dies`.
