@@ -5,8 +5,8 @@ From one GPU to a cluster: one file, four ways to start it
 The file of this page trains on one device or several, as processes of one machine, as a job of
 Slurm, and where Kubeflow sets ``TF_CONFIG``. It reads images from files, each worker its part, and
 the losses are equal to a 10,000th everywhere, the test accuracy is :claim:`89 % <accuracy>`. Its
-code has no rank, no port and no GPU: with a rank both workers are the first one, and wait for the
-second. And if they do not share out the data, they see :claim:`50 % <not_shared>` of it in a pass.
+code has no rank, no port and no GPU: with a rank both workers take themselves for the first one,
+and wait. If they do not share out the data, they see :claim:`50 % <not_shared>` of it in a pass.
 
 .. symptom:: an error message
    :cause: a rank or a port stands in the code, so that two workers take themselves for the same one
@@ -142,8 +142,7 @@ def training_data(folder, own, context):
 def learn(strategy, records, folder):
     keras.utils.set_random_seed(1)  # the same first weights everywhere
     norm = partial(bnref.SyncBatchNorm, momentum=0.9)
-    with strategy.scope():
-        # Smooth: at the corner of a ReLU rounding may tell the curves apart.
+    with strategy.scope():  # without ReLU, at whose corner rounding may tell the curves apart
         model = models.perceptron(norm, inputs=(28, 28, 1), units=(100, 100), activation="tanh")
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
 

@@ -6,9 +6,8 @@ A session of TensorFlow 1 runs what it is asked for and what that needs, and not
 gradients need the statistics of the batch, and not the moving averages. ``tf.layers`` leaves the
 updates of the averages in a collection, ``UPDATE_OPS``, two for each layer, and they run only if
 the train op depends on them. If it does not, the moving mean stays 0: a network with a loss of
-:claim:`0.41 <training_loss>` in training mode, where the statistics of 32 examples are noisy, has a
-loss of :claim:`184 <forgotten_loss>` at inference. With three more lines, which stand under *Fix*,
-it has :claim:`0.02 <tied_loss>`.
+:claim:`0.41 <training_loss>` by the noisy statistics of 32 examples has one of
+:claim:`184 <forgotten_loss>` at inference, and with three more lines :claim:`0.02 <tied_loss>`.
 
 .. symptom:: statistics never change
    :cause: TensorFlow 1: UPDATE_OPS are not tied to the train op, or were read before there were

@@ -75,32 +75,28 @@ def shuffled_frames(files, frames_of):
 # ---
 # It goes wrong at question 1 (whose statistics): the average holds those of the last utterances.
 # `The post <https://stackoverflow.com/questions/50047653>`_ predicts 257 values from 7 × 257, as if
-# clean speech from noisy. An error in its code? We guess that it is only the order of its
-# batches. Is ``training=True`` necessary? It is, if batch norm is to normalize (:doc:`more
-# <plot_noisy_validation_and_the_answers_rules>`).
+# clean speech from noisy. Its code has no error, we guess, but the order of its batches. Is
+# ``training=True`` needed? To normalize, yes: :doc:`plot_noisy_validation_and_the_answers_rules`.
 #
 # Five hypotheses, and what the record says of each:
 #
 # - *The average lags behind the weights*: hardly. Shuffled, statistics recomputed before each test
 #   lower the level by :claim:`0.006 <lag>`. Only 0.999 lags, to :claim:`0.70 <slower_level>`.
-# - *Its momentum makes it noisy*: no, 0.999 jumps as much. In batches of 32, a momentum of
-#   0.9 jumps more.
+# - *Its momentum makes it noisy*: no, 0.999 jumps as much. (With batches of 32, 0.9 jumps more.)
 # - *Training and test data differ*: no. By their own statistics the test frames are no better.
 # - *The weights alone jump*: in part. With recomputed statistics the loss jumps by 0.035 here, in
 #   batches of 32 by :claim:`0.033 <weights_32>`, of 14 by :claim:`0.046 <weights_14>`; without any
 #   norm, in batches of 128, by :claim:`0.060 <none_jump>`.
 # - *The order*: yes. In batches of 32: :claim:`0.97 <jump_32>`; shuffled :claim:`0.016 <calm_32>`.
 #
-# Not explained: the post's gap in level, 0.78 to 0.37, is wider; batch norm brings nothing here, as
-# shuffled ``training=False`` ends at :claim:`0.49 <no_norm_level>`; why a network without any norm
-# jumps by more.
+# Not explained: the post's wider gap in level, 0.78 to 0.37; why batch norm brings nothing here
+# (shuffled ``training=False``: :claim:`0.49 <no_norm_level>`); why no norm at all jumps more.
 #
 # Experiment
 # ----------
 # Recorded: the post's layers at a quarter of their width, Adam 0.0001, 3,000 steps, three seeds,
 # 373 utterances, each with noise at a ratio of its own. The level is the median of the tests in the
-# second half, a jump the mean difference of one test from the next. Batches have 128 frames, if
-# nothing else is said.
+# second half, a jump the mean difference of one test from the next; batches are of 128, or as said.
 
 provenance, sweep = records.read(records.path_of("noisy_validation.csv"))
 print(records.provenance_line(provenance))
