@@ -158,7 +158,7 @@ theory = np.sqrt([1, kurtosis - 1]) / np.sqrt(K * SIZE)[:, None]
 
 # %%
 
-fig, axes = plt.subplot_mosaic("el;ak", figsize=(6.2, 5.6), layout="constrained")
+fig, axes = plt.subplot_mosaic("el;ak", figsize=(6.2, 4.9), layout="constrained")
 fig.suptitle("Precise BN by the number of batches, and in training")
 for k, (name, colour) in enumerate((("mean", "C0"), ("variance", "C1"))):
     axes["e"].loglog(K, theory[:, k], colour, lw=1)
