@@ -91,7 +91,7 @@ def prepare_environment(mode):
     # A kernel of the same name elsewhere on the machine must not run the pages.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    # CIFAR-10 makes a worker grow by 700 MB; loky replaces it, which is right, and says so.
+    # A worker that grew beyond what `foot` allows is replaced, which is right, and joblib says so.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
 
 

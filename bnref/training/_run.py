@@ -96,7 +96,8 @@ class Run(Loop, Measuring):
     ------
     ValueError
         `accumulate` below 1, `jit_compile` on several replicas, an optimizer made outside of the
-        strategy's scope or with an option that several replicas cannot have.
+        strategy's scope or with an option that several replicas cannot have; an activity
+        regularizer on several replicas, or with `accumulate`, before Keras 3.14.
     """
 
     def __init__(
