@@ -6,7 +6,7 @@ Ghost batches are parts of a batch that are normalized separately, and Keras 3 h
 them. They help little: in a network that learns 3,000 digits in batches of 512, each arm at its own
 best rate, ghosts of 32 change the test accuracy by :claim:`0.2 points <won_512>`, and in batches of
 1,024 by :claim:`0.5 points <won_1024>`, means over five seeds. What they are good for is to make
-one device behave exactly as N/32 unsynchronized replicas do.
+one device normalize exactly as N/32 unsynchronized replicas do.
 
 .. symptom:: an error message
    :cause: ``virtual_batch_size`` is no argument of Keras 3's ``BatchNormalization``
