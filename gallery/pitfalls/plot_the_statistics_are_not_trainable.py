@@ -31,8 +31,8 @@ and variance 1, and no error is raised. With a copy of all it has :claim:`89 % <
    :question: none
 
 .. symptom:: an error message
-   :cause: "Unknown layer: BatchNormalizationV1" (or V2): ``tf.keras`` of TensorFlow 1.13 and 1.14
-           wrote that name into its ``.h5`` files
+   :cause: "Unknown layer: BatchNormalizationV1" (or V2): ``tf.keras`` of TensorFlow 1.13, and of
+           versions near it, wrote that name into its ``.h5`` files
    :check: ``keras.models.load_model(path, custom_objects={"BatchNormalizationV1":
            keras.layers.BatchNormalization})`` loads it
    :likelihood: sometimes
