@@ -152,7 +152,7 @@ left_guarded = doctor.examine(
 # %%
 
 fig, ax = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
-for name, runs, style in (("as it is", plain, "C1X-"), ("put back", guarded, "C0o--")):
+for name, runs, style in (("not put back", plain, "C1X-"), ("put back", guarded, "C0o--")):
     for rows, _ in runs:
         ax.plot(*rows.T, style, lw=1, ms=4)
     ax.plot([], [], style, label=f"statistics {name}")
