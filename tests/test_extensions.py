@@ -156,6 +156,16 @@ def test_a_card_is_given_the_text_of_its_title():
     assert 'alt="A figure of: Another"' in context["body"]
 
 
+def test_a_long_name_in_a_title_breaks_between_its_parts_and_nothing_else_does():
+    """On a phone a title that ends a line inside of "Average" cannot be read."""
+    body = "<h1>Why ExponentialMovingAverage fails<a>#</a></h1><p>ExponentialMovingAverage</p>"
+    context = {"body": body}
+    accessible.repair(None, "index", "page.html", context, None)
+    title = "Exponential<wbr>Moving<wbr>Average"
+    assert context["body"] == body.replace("ExponentialMovingAverage", title, 1)
+    assert accessible.breakable("What is renorm_momentum?") == "What is renorm_momentum?"
+
+
 def test_a_worker_may_grow_before_joblib_replaces_it(monkeypatch):
     from joblib.externals.loky import process_executor
 
