@@ -105,7 +105,7 @@ print(records.provenance_line(provenance))
 def series(order, norm, column, batch=128):  # shape (seeds, tests)
     chosen = (sweep["order"] == order) & (sweep["norm"] == norm) & (sweep["batch"] == batch)
     chosen &= sweep["step"] > 1500
-    return sweep[column][chosen].reshape(len(set(sweep["seed"])), -1)
+    return sweep[column][chosen].reshape(len(set(sweep["seed"][chosen])), -1)
 
 
 def jumps(losses):

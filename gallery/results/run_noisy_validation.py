@@ -1,17 +1,19 @@
 """Record the validation loss of the post "noisy validation" under many ways of going about it.
 
 ``python gallery/results/run_noisy_validation.py``: speech with noise in, without it out; 7 frames
-of 257 log powers to 257 by three layers of 512, Adam 0.0001, 3,000 steps, three seeds. The arms:
-the frames shuffled, or utterance by utterance; batches of 4, 14, 32 and 128; batch norm, "off" (the
-post's ``training=False`` throughout: the start values normalize, γ and β are trained), no norm at
-all, and batch norm with dropout (the post's code has dropout layers, but keeps everything).
+of 257 log powers to 257 by three layers of 512, Adam 0.0001, 3,000 steps, three seeds, and ten
+where they differ most: by utterance in batches of 128. The arms: the frames shuffled, or utterance
+by utterance; batches of 4, 14, 32 and 128; batch norm, "off" (the post's ``training=False``
+throughout: the start values normalize, γ and β are trained), no norm at all, and batch norm with
+dropout (the post's code has dropout layers, but keeps everything).
 
 A network with batch norm does not read its population while it trains, so one training serves all
 ways of remembering: its batches' moments go into three exponential averages, of momentum 0.9, 0.99
 and 0.999, and a debiased one, 0.99; each is put in turn where the layers keep their population and
 the same 2,000 test frames are read. ``recomputed`` is Precise BN on 20 batches of 128 shuffled
 training frames, ``itself`` the loss if the test frames are normalized by themselves. Stopped and
-started again, it goes on where it was. About 40 minutes on two cores. ``--seeds N`` runs fewer.
+started again, it goes on where it was. About 45 minutes on two cores. ``--seeds N`` and ``--more
+M``, of the arms by utterance, run fewer.
 """
 
 import argparse
@@ -121,8 +123,8 @@ def run(order, norm, batch, seed, train, test):
     return rows
 
 
-def arms(seeds):
-    """Every run, the plain comparison first."""
+def arms(seeds, more):
+    """Every run, the plain comparison first; then further seeds where these differ most."""
     for seed in range(seeds):
         for norm, sizes in {
             "batch norm": (128, 32, 14, 4), "off": (128, 32), "none": (128, 32),
@@ -131,17 +133,21 @@ def arms(seeds):
             for batch in sizes:
                 for order in ("shuffled", "utterances"):
                     yield {"order": order, "norm": norm, "batch": batch, "seed": seed}
+    for seed in range(seeds, more):
+        for norm in ("batch norm", "off", "none"):
+            yield {"order": "utterances", "norm": norm, "batch": 128, "seed": seed}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--more", type=int, default=10)
+    asked = parser.parse_args()
     data = datasets.load("speech")
     halves = data.denoising()
     record = records.Record(
         records.path_of("noisy_validation.csv"), key=KEY, columns=COLUMNS,
         provenance={"data": str(data)},
     )  # fmt: skip
-    for one in record.progress(arms(seeds)):
+    for one in record.progress(arms(asked.seeds, asked.more)):
         record.add(run(**one, train=halves[0], test=halves[1]))
