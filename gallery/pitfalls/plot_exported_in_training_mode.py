@@ -216,7 +216,7 @@ ways = [*EXPORTS, "True within, predict", "image layer, predict", "False, after 
 
 # %%
 
-fig, ax = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
 for k, (test, style) in enumerate(zip(TESTS, ("C4o", "C3v", "C1s"), strict=True)):
     height = np.arange(len(ways)) + 0.2 * (k - 1)
     ax.plot(runs[..., k].T, height, style, ms=6, label=[test] + [""] * (len(seeds) - 1))

@@ -171,7 +171,7 @@ live = {name: accuracies_by_seed(*arm) for name, arm in ARMS.items()}
 
 # %%
 
-fig, axes = plt.subplot_mosaic("r;r;t;u", figsize=(6.2, 7.6), layout="constrained")
+fig, axes = plt.subplot_mosaic("r;r;r;t;t;u;u", figsize=(6.2, 6.4), layout="constrained")
 for colour, norm in enumerate(("batch", "renorm")):
     rows = np.array([recorded(norm, size) for size in SIZES])
     axes["r"].semilogx(SIZES, rows.mean(1), f"C{colour}o-", base=2, label=norm)
@@ -179,7 +179,7 @@ for colour, norm in enumerate(("batch", "renorm")):
 for norm, style in FLAT.items():
     axes["r"].plot(SIZES, np.full(len(SIZES), recorded(norm, 128).mean()), style, label=norm)
 axes["r"].set(title="CIFAR-10, 128 images an update", xlabel="images a replica")
-axes["r"].set(xticks=SIZES, xticklabels=SIZES, ylabel="test accuracy", ylim=(0.36, 0.61))
+axes["r"].set(xticks=SIZES, xticklabels=SIZES, ylabel="test accuracy", ylim=(0.3, 0.61))
 axes["r"].legend(ncols=3, loc="lower center")
 for place, images, arms in (("t", 4, few), ("u", 128, many)):
     for name, values in arms.items():
