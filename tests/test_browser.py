@@ -59,6 +59,8 @@ MOST_TABS = """() => Math.max(0, ...[...document.querySelectorAll(".sd-tab-set")
     each => each.querySelectorAll("input").length))"""
 CHOOSE_TAB = """tab => document.querySelectorAll(".sd-tab-set").forEach(each => {
     const inputs = each.querySelectorAll("input"); if (inputs[tab]) inputs[tab].click(); })"""
+TOP_OF_FIX = "() => document.querySelector('#fix')?.getBoundingClientRect().top ?? 0"
+TWO_SCREENS = 1650  # of 800, and a line more, should another font break the text otherwise
 CODE_CUT_OFF = """blocks => blocks.filter(
     each => each.offsetParent && each.scrollWidth > each.clientWidth + 1
 ).map(each => each.textContent.slice(0, 60))"""
@@ -72,6 +74,7 @@ def test_a_page_keeps_to_itself_fits_a_phone_and_shows_no_barrier(browser, name)
     assert page.complaints == []
     assert weight(page) <= (350_000 if name == "index.html" or "/plot_" in name else 700_000)
     assert page.evaluate("window.shifted") <= 0.05
+    assert page.evaluate(TOP_OF_FIX) <= TWO_SCREENS
     # What is folded is opened, and each tab chosen, in turn.
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     for tab in range(max(1, page.evaluate(MOST_TABS))):
