@@ -115,6 +115,7 @@ def test_the_measured_number_is_written_as_the_script_writes_it(written, shown):
 def test_thousands_keep_their_comma_and_numbers_their_sign():
     assert claimed.measured("1,000", {"values": [23456.7]}) == "23,457"
     assert claimed.measured("-0.5", {"values": [-0.26]}) == "-0.3"
+    assert claimed.measured("0.2 points", {"values": [-0.0002]}) == "0.0 points", "and not -0.0"
 
 
 def test_what_is_written_has_to_lie_within_the_bounds_to_the_digits_written():

@@ -75,9 +75,9 @@ def measured(text, claim):
 
 
 def like(written, value):
-    """A value with the digits and commas of what is written."""
+    """A value with the digits and commas of what is written; a zero has no sign ("z")."""
     digits = len(written.partition(".")[2])
-    return f"{value:{',' if ',' in written else ''}.{digits}f}"
+    return f"{value:z{',' if ',' in written else ''}.{digits}f}"
 
 
 def outside_of_bounds(text, claim):
